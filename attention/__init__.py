@@ -1,0 +1,1 @@
+"""What attention knows: which words look where, and what frames may see of each other."""

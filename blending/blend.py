@@ -1,0 +1,96 @@
+"""Blending as a wrapper around the model, so that any solver that keeps state of its own rides along unaware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+CALLS_PER_STEP = {"euler": 1, "heun": 2, "dpm_2": 2, "dpmpp_2m": 1, "ipndm": 1, "deis": 1}
+"""Solvers that are deterministic and ask for the model this often a step (once in a step that ends at sigma 0).
+The first call of a step is at the step's own sigma."""
+
+
+def check_solver(name: str) -> None:
+    """Raises ValueError for a solver that cannot ride a deterministic trajectory, with those that can."""
+    if name not in CALLS_PER_STEP:
+        raise ValueError(
+            f"sampler_name is {name!r}, which adds noise of its own or has not been tested on a trajectory. Choose one of: {', '.join(CALLS_PER_STEP)}."
+        )
+
+
+class BlendedModel:
+    """A denoiser that equals the wrapped one inside the mask and carries the solver along the background's path outside.
+
+    model(x, sigma * ones, **extra_args) -> denoised, [frames, channels, h, w]. background(sigma) is the trajectory's latent at
+    exactly that sigma, on x's device. mask(step) gives the mask of one step, [frames or 1, 1, h, w] in 0..1, asked once
+    per step and frozen for the solver's further calls in it.
+
+    Paper: the latents blended in are those of the inversion. The wrapper form is ours: it puts foreground and background on
+    the same level by construction (FateZero's and blended-latent-diffusion's loops are one level apart).
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        sigmas: Tensor,
+        background: Callable[[Tensor], Tensor],
+        mask: Callable[[int], Tensor],
+        calls_per_step: int,
+    ):
+        self.model, self.sigmas, self.background, self.mask_at = model, sigmas.clone(), background, mask
+        self.calls_per_step, self.step, self.calls_left = calls_per_step, -1, 0
+        self.mask: Tensor | None = None
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)  # solvers look through to inner_model
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra_args) -> Tensor:
+        if self.calls_left == 0:
+            self.step += 1
+            self.calls_left = 1 if self.sigmas[self.step + 1] == 0 else self.calls_per_step
+            self.mask = self.mask_at(self.step).to(x)
+        self.calls_left -= 1
+        level = sigma.flatten()[0]
+        behind = self.background(level).to(x)
+        denoised = self.model(blend(x, behind, self.mask), sigma, **extra_args)
+        return blend(denoised, self.denoised_behind(level, behind), self.mask)
+
+    def denoised_behind(self, sigma: Tensor, behind: Tensor) -> Tensor:
+        """The denoised value that leads a solver along the trajectory: D = x - sigma * dx/dsigma, with the slope
+        towards the next level of the solver's grid; the clip's own latent where that level is 0."""
+        below = self.sigmas[self.sigmas < sigma * (1 - 1e-6)]
+        following = below[0] if len(below) else self.sigmas[-1]
+        next_behind = self.background(following).to(behind)
+        if following == 0:
+            return next_behind
+        return behind - sigma * (behind - next_behind) / (sigma - following)
+
+
+def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
+    """mask * inside + (1 - mask) * outside; exact to the bit where the mask is 0 or 1."""
+    return mask * inside + (1 - mask) * outside
+
+
+@torch.no_grad()
+def sample_blended(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
+    *,
+    solver: Callable[..., Tensor],
+    calls_per_step: int,
+    background: Callable[[Tensor], Tensor],
+    mask: Callable[[int], Tensor],
+) -> Tensor:
+    """Samples with `solver` inside the mask and along `background` outside; returns [frames, channels, h, w].
+
+    Arguments before the star are those of every k-diffusion sampler. The solver gets its own copy of the sigmas, since some write
+    into theirs. The last blend uses the last step's mask."""
+    blended = BlendedModel(model, sigmas, background, mask, calls_per_step)
+    x = solver(blended, x, sigmas.clone(), extra_args=extra_args, callback=callback, disable=disable)
+    return blend(x, background(sigmas[-1]).to(x), blended.mask)

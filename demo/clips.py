@@ -1,0 +1,107 @@
+"""The demo's clips: small H.264 files rendered from seeds that training never saw, whose exact masks can be rendered again.
+
+    python -m demo.clips        writes demo/clips/*.mp4
+
+Training draws its scenes from the seeds 1 to 200 and its sample pictures from 7 and a few hundred upwards; a demo clip's seed is
+900,000 or more. The things and paths below are chosen by hand: no scene of the training moves at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from demo.scenes import SIZE, Thing, caption, draw_mask, render_clip
+
+FOLDER = Path(__file__).parent / "clips"
+FRAMES = 12
+FPS = 8
+CRF = 12  # near transparent: the file is a source to edit, and its own loss should not be what the figures measure
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One thing that moves over a ground by `velocity` (heights a frame) and turns by `spin` (radians a frame)."""
+
+    seed: int
+    thing: Thing
+    ground: str
+    velocity: tuple[float, float]
+    spin: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """The clip's source prompt, such as "a red circle on grass"."""
+        return caption([self.thing], self.ground)
+
+
+CLIPS = {
+    "blade_red_circle": Clip(900_001, Thing("red", "circle", 0.30, 0.40, 0.20), "grass", (0.034, 0.016)),
+    "blade_yellow_square": Clip(900_002, Thing("yellow", "square", 0.68, 0.62, 0.21, angle=0.12), "water", (-0.032, -0.018), spin=-0.02),
+}
+
+
+def find(name: str) -> Clip:
+    """The clip of that name. Raises ValueError with the names there are."""
+    if name not in CLIPS:
+        raise ValueError(f"demo clip {name!r} does not exist: take one of {', '.join(CLIPS)}.")
+    return CLIPS[name]
+
+
+def path(name: str) -> Path:
+    """Where the clip's committed file lies."""
+    find(name)
+    return FOLDER / f"{name}.mp4"
+
+
+def render(name: str) -> np.ndarray:
+    """The clip's frames as they were before H.264. uint8 RGB [frames, size, size, 3]"""
+    clip = find(name)
+    return render_clip(clip.seed, [clip.thing], clip.ground, FRAMES, clip.velocity, clip.spin)[0]
+
+
+def truth(name: str, shape: str | None = None) -> np.ndarray:
+    """The exact masks: how much of each pixel the moving thing covers, float32 0..1. [frames, size, size]
+
+    `shape` lays another outline on the same path instead, which is where an edit of the shape should draw."""
+    clip = find(name)
+    thing = replace(clip.thing, shape=shape or clip.thing.shape)
+    places = [
+        replace(thing, x=thing.x + clip.velocity[0] * i, y=thing.y + clip.velocity[1] * i, angle=thing.angle + clip.spin * i) for i in range(FRAMES)
+    ]
+    return np.stack([draw_mask(place, SIZE) for place in places])
+
+
+def write_mp4(target: Path, frames: np.ndarray, fps: int = FPS, crf: int = CRF) -> None:
+    """Writes H.264 in yuv420p with BT.601 colours, tagged as such, in the limited range that every player expects.
+
+    frames: uint8 RGB [frames, height, width, 3] with even sides."""
+    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "slow"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 6  # SMPTE 170M, which is BT.601 at 525 lines
+        context.color_range = 1  # limited
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = picture.reformat(format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG")
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
+
+
+def read_mp4(source: Path) -> np.ndarray:
+    """All frames of a video file. uint8 RGB [frames, height, width, 3]"""
+    with av.open(str(source)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name in CLIPS:
+        write_mp4(path(name), render(name))
+        print(f"{path(name).name}: {find(name).words}, {FRAMES} frames, {path(name).stat().st_size / 1000:.0f} kB")

@@ -1,0 +1,100 @@
+"""Pictures that show an edit: the comparison clip, the contact sheet, and the thumbnails of the workflows.
+
+    python -m demo.pictures out/demo        writes workflows/*.jpg from what `demo.run` left there
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from demo.clips import read_mp4
+
+SCALE = 2  # 128 px frames are small on a screen
+GAP = 8  # pixels between panels; even, as H.264 wants its sides
+PAPER = (250, 250, 250)
+INK = (40, 40, 40)
+LABEL_WIDTH, LABEL_HEIGHT = 150, 34
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def enlarge(frames: np.ndarray) -> np.ndarray:
+    """Every pixel as a block of SCALE x SCALE. [frames, height, width, ...]"""
+    return frames.repeat(SCALE, 1).repeat(SCALE, 2)
+
+
+def outline_mask(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Enlarged frames on which everything outside the mask is dimmed and the mask has a white line around it.
+
+    frames: uint8 RGB [frames, height, width, 3]; masks: 0..1 [frames, height, width]. Returns uint8 [frames, SCALE * height, ...]"""
+    large, inside = enlarge(frames), enlarge(masks > 0.5)
+    shown = np.where(inside[..., None], large, large // 2 + 20).astype(np.uint8)
+    for picture, mask in zip(shown, inside, strict=True):
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, (255, 255, 255), 2)
+    return shown
+
+
+def beside(*panels: np.ndarray) -> np.ndarray:
+    """Clips of one size side by side with a gap. uint8 [frames, height, width, 3] each"""
+    gap = np.full((*panels[0].shape[:2], GAP, 3), PAPER, np.uint8)
+    parts = [part for panel in panels for part in (gap, panel)][1:]
+    return np.concatenate(parts, 2)
+
+
+def contact_sheet(rows: dict[str, np.ndarray], columns: int = 6) -> np.ndarray:
+    """One row of evenly picked frames for each clip, its name on the left, the frame numbers on top. uint8 RGB [height, width, 3]"""
+    frames, height, width = next(iter(rows.values())).shape[:3]
+    picked = np.linspace(0, frames - 1, min(columns, frames)).round().astype(int)
+    sheet = np.full((LABEL_HEIGHT + len(rows) * (height + GAP), LABEL_WIDTH + len(picked) * (width + GAP), 3), PAPER, np.uint8)
+    for column, frame in enumerate(picked):
+        left = LABEL_WIDTH + column * (width + GAP)
+        write(sheet, f"frame {frame}", left, LABEL_HEIGHT - 11)
+        for row, clip in enumerate(rows.values()):
+            top = LABEL_HEIGHT + row * (height + GAP)
+            sheet[top : top + height, left : left + width] = clip[frame]
+    for row, name in enumerate(rows):
+        for line, text in enumerate(name.split("\n")):
+            write(sheet, text, 10, LABEL_HEIGHT + row * (height + GAP) + 24 + 24 * line)
+    return sheet
+
+
+def write(picture: np.ndarray, text: str, left: int, baseline: int) -> None:
+    cv2.putText(picture, text, (left, baseline), cv2.FONT_HERSHEY_DUPLEX, 0.55, INK, 1, cv2.LINE_AA)
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    """Writes an RGB picture in the format of the path's suffix; paths may hold any letters. Raises OSError if that fails."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 90] if path.suffix == ".jpg" else []
+    done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise OSError(f"{path} could not be encoded.")
+    path.write_bytes(data.tobytes())
+
+
+def load(path: Path) -> np.ndarray:
+    """Reads a picture as uint8 RGB [height, width, 3]. Raises OSError if it is none."""
+    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise OSError(f"{path} is not a picture that OpenCV can read.")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def thumbnail(comparison: Path) -> np.ndarray:
+    """The middle frame of a comparison clip before and after, halves of one square. uint8 RGB [512, 512, 3]"""
+    frames = read_mp4(comparison)
+    frame = frames[len(frames) // 2]
+    side = frame.shape[0]
+    square = np.concatenate([frame[:, : side // 2], frame[:, -side // 2 :]], 1)
+    square[:, side // 2 - 1 : side // 2 + 1] = 255
+    return cv2.resize(square, (512, 512), interpolation=cv2.INTER_CUBIC)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo")
+    for name, place in (("blade_change_colour", folder), ("blade_change_shape", folder / "shape")):
+        save(REPOSITORY / "workflows" / f"{name}.jpg", thumbnail(place / "comparison.mp4"))
+        print(f"workflows/{name}.jpg")

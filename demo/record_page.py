@@ -1,0 +1,85 @@
+"""Records what ComfyUI's own page makes of the workflows: the fixtures that tests/demo/test_graphs.py compares with.
+
+    python -m demo.record_page [--pictures FOLDER]
+
+Run it again when a node's inputs, a workflow or ComfyUI changes. It needs what the tests do not: Chromium with its driver,
+and `pip install selenium`. It starts a ComfyUI (COMFYUI_PATH, or the downloaded one) and opens its page without a window.
+`--pictures` also draws each workflow as the page shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from selenium import webdriver
+
+from demo.host import ComfyHost, find_comfy, prepare_base
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FIXTURES = REPOSITORY / "tests" / "demo"
+WORKFLOWS = [*sorted((REPOSITORY / "workflows").glob("*.json")), FIXTURES / "page_cases.json"]
+EXPORT = """
+const done = arguments[arguments.length - 1];
+(async () => {
+    await window.app.loadGraphData(arguments[0]);
+    await new Promise(resolve => setTimeout(resolve, 1500));
+    const {workflow, output} = await window.app.graphToPrompt();
+    done(JSON.stringify({workflow, output}));
+})().catch(error => done(JSON.stringify({error: String(error)})));
+"""
+
+
+def open_page(address: str) -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=2000,900"):
+        options.add_argument(f"--{flag}")
+    driver = shutil.which("chromedriver")  # the one of the system's Chromium; else Selenium downloads one
+    page = webdriver.Chrome(options, webdriver.ChromeService(driver) if driver else None)
+    page.set_script_timeout(120)
+    page.get(address)
+    page.execute_async_script(
+        "const done = arguments[0]; const wait = () => window.app?.graph && document.querySelector('canvas') ? setTimeout(done, 3000) : setTimeout(wait, 200); wait();"
+    )
+    return page
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--pictures", type=Path)
+    arguments = arguments.parse_args()
+    used: set[str] = set()
+    with tempfile.TemporaryDirectory() as folder, ComfyHost(find_comfy(REPOSITORY / ".cache"), prepare_base(Path(folder))) as host:
+        page = open_page(host.address)
+        try:
+            for file in WORKFLOWS:
+                workflow = json.loads(file.read_text(encoding="utf-8"))
+                used |= {node["type"] for node in workflow["nodes"]}
+                answer = json.loads(page.execute_async_script(EXPORT, workflow))
+                if "error" in answer:
+                    raise SystemExit(f"The page could not export {file.name}: {answer['error']}")
+                write(FIXTURES / f"{file.stem}.prompt.json", answer["output"])
+                if arguments.pictures:
+                    arguments.pictures.mkdir(parents=True, exist_ok=True)
+                    page.save_screenshot(str(arguments.pictures / f"{file.stem}.png"))
+                print(f"{file.name}: {len(answer['output'])} nodes")
+        finally:
+            page.quit()
+        info = host.object_info()
+    write(FIXTURES / "object_info.json", {name: excerpt(info[name]) for name in sorted(used & info.keys())})
+
+
+def excerpt(info: dict) -> dict:
+    """What to_prompt reads of a node type. Its lists of files are those of the temporary folder: the demo's own."""
+    return {key: info[key] for key in ("input", "input_order", "display_name") if key in info}
+
+
+def write(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""The main job: edits the demo clips in a real ComfyUI, and measures what came out against the exact masks.
+
+    python -m demo.run --comfy FOLDER --out out/demo
+
+Runs the graphs of workflows/, as an artist would, and writes for the change of colour edited.mp4, comparison.mp4
+(source | mask on source | edited), contact_sheet.png and report.json into the output folder; the same for the change of shape
+into its folder shape/. Ends with 1 and ComfyUI's own sentence if a graph fails, with 2 if a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from demo import pictures
+from demo.check import colour_in, find_object
+from demo.clips import FPS, truth, write_mp4
+from demo.graphs import to_prompt
+from demo.host import ComfyHost, HostError, Outcome, find_comfy, prepare_base
+from metrics.background import dilate, psnr_outside, psnr_outside_five
+from metrics.masks import iou
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = ("edited.mp4", "comparison.mp4", "contact_sheet.png", "report.json")
+MARGIN = 8  # pixels around the exact mask that belong to neither object nor background: one latent cell
+MEASURE = "measure_"  # ids of the nodes that this program adds to a graph
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A workflow and what it should make of its clip's object. folder: within the output folder"""
+
+    workflow: str
+    colour: str
+    shape: str
+    folder: str
+
+
+EDITS = {
+    "colour": Edit("blade_change_colour", "blue", "circle", "."),
+    "shape": Edit("blade_change_shape", "yellow", "circle", "shape"),
+}
+
+
+class RunFailed(Exception):
+    """A graph did not run to its end; the message is the host's."""
+
+
+class Progress:
+    """Prints what a prompt is doing: a line for each node, and its steps, in place where the output is a terminal."""
+
+    def __init__(self, prompt: dict):
+        self.titles = {node: entry["_meta"]["title"] for node, entry in prompt.items() if not node.startswith(MEASURE)}
+        self.node, self.since, self.told = "", time.monotonic(), 0.0
+
+    def __call__(self, event: dict) -> None:
+        data = event["data"]
+        if event["type"] == "executing":
+            self._finish()
+            self.node, self.since, self.told = self.titles.get(data["node"] or "", ""), time.monotonic(), 0.0
+        elif event["type"] == "progress" and self.node and data.get("max", 0) > 1:
+            share = data["value"] / data["max"]
+            if sys.stdout.isatty():
+                print(f"\r  {self.node}: {data['value']}/{data['max']} ", end="", flush=True)
+            elif share - self.told >= 0.25 and share < 1:
+                self.told = share
+                print(f"  {self.node}: {data['value']}/{data['max']}", flush=True)
+
+    def _finish(self) -> None:
+        if self.node:
+            start = "\r" if sys.stdout.isatty() else ""
+            print(f"{start}  {self.node}: {time.monotonic() - self.since:.1f} s   ", flush=True)
+
+
+class PeakMemory:
+    """Context manager: the most memory that a process holds meanwhile, looked at ten times a second. `bytes` afterwards."""
+
+    def __init__(self, pid: int):
+        self.process, self.bytes, self.ended = psutil.Process(pid), 0, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        try:
+            while not self.ended.is_set():
+                self.bytes = max(self.bytes, self.process.memory_info().rss)
+                self.ended.wait(0.1)
+        except psutil.NoSuchProcess:  # the host says so itself
+            pass
+
+    def __enter__(self) -> PeakMemory:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+
+def only(prompt: dict, class_type: str) -> str:
+    """The id of a prompt's one node of a type."""
+    found = [node for node, entry in prompt.items() if entry["class_type"] == class_type]
+    if len(found) != 1:
+        raise ValueError(f"the workflow has {len(found)} nodes of type {class_type}, the demo measures graphs with one.")
+    return found[0]
+
+
+def add_measuring(prompt: dict, run: str) -> dict:
+    """A copy of the prompt that also saves, without loss, what the figures compare; the workflow itself is not about measuring.
+
+    Saved as PNG: the clip as loaded (so that H.264 is no part of the figures), the same after the VAE's round trip, the edited frames
+    before they are encoded as a video, and the mask that the sampler used."""
+    load, encode = only(prompt, "BLADE_LoadVideo"), only(prompt, "VAEEncode")
+    sampler, decode = only(prompt, "BLADE_BlendedSampler"), only(prompt, "VAEDecode")
+    extra = {
+        "decoded": ("VAEDecode", {"samples": [encode, 0], "vae": prompt[encode]["inputs"]["vae"]}),
+        "drawn": ("MaskToImage", {"mask": [sampler, 1]}),
+    }
+    shown = {"source": [load, 0], "round_trip": [MEASURE + "decoded", 0], "edited": [decode, 0], "mask": [MEASURE + "drawn", 0]}
+    for name, link in shown.items():
+        extra[name] = ("SaveImage", {"images": link, "filename_prefix": f"{run}/{name}"})
+    added = {MEASURE + name: {"class_type": kind, "inputs": inputs, "_meta": {"title": name}} for name, (kind, inputs) in extra.items()}
+    return {**prompt, **added}
+
+
+def collect(outcome: Outcome, output: Path) -> dict[str, np.ndarray]:
+    """The saved frames by name. uint8 RGB [frames, height, width, 3]; "mask": float 0..1 [frames, height, width]"""
+    clips = {}
+    for node, shown in outcome.outputs.items():
+        if node.startswith(MEASURE):
+            files = [output / file["subfolder"] / file["filename"] for file in shown["images"]]
+            clips[node.removeprefix(MEASURE)] = np.stack([pictures.load(file) for file in files])
+    clips["mask"] = clips["mask"][..., 0] / 255
+    return clips
+
+
+def measure(clips: dict[str, np.ndarray], clip: str, edit: Edit) -> dict:
+    """The figures of the report. Where the shape changes, the object is the old outline and the new one together."""
+    source, round_trip, edited = clips["source"], clips["round_trip"], clips["edited"]
+    goal = truth(clip, edit.shape)
+    exact = np.maximum(truth(clip), goal)
+    outside = dilate(exact, MARGIN)
+    pairs = {"vae_round_trip": (source, round_trip), "latent_blend": (source, edited), "latent_blend_vs_vae": (round_trip, edited)}
+    figures = {
+        "background_psnr_db": {name: mean(psnr_outside(*pair, outside)) for name, pair in pairs.items()},
+        "background_psnr_db_five_convention": {name: mean(psnr_outside_five(*pair, outside)) for name, pair in pairs.items()},
+        "mask_iou": mean(iou(clips["mask"], exact)),
+        "object_colour_ok": mean([colour_in(frame, mask) == edit.colour for frame, mask in zip(edited, goal, strict=True)]),
+    }
+    if not np.array_equal(goal, truth(clip)):
+        found = [find_object(frame) for frame in edited]
+        figures["object_shape_ok"] = mean([thing is not None and thing.shape == edit.shape for thing in found])
+    return figures
+
+
+def mean(values) -> float:
+    return round(float(np.mean(values)), 4)
+
+
+def goals(figures: dict) -> dict[str, bool]:
+    """What an edit of the demo clip has to reach."""
+    background = figures["background_psnr_db"]
+    found = {
+        "latent_blend within 0.5 dB of vae_round_trip": background["latent_blend"] >= background["vae_round_trip"] - 0.5,
+        "latent_blend_vs_vae at least 35 dB": background["latent_blend_vs_vae"] >= 35,
+        "mask_iou at least 0.7": figures["mask_iou"] >= 0.7,
+        "object_colour_ok at least 0.9": figures["object_colour_ok"] >= 0.9,
+    }
+    if "object_shape_ok" in figures:
+        found["object_shape_ok at least 0.9"] = figures["object_shape_ok"] >= 0.9
+    return found
+
+
+def seconds_by_stage(prompt: dict, outcome: Outcome) -> dict[str, float]:
+    """Seconds by the node's title; the nodes that measure are one stage, what came from the cache is left out."""
+    stages: dict[str, float] = {}
+    for node, seconds in outcome.seconds.items():
+        stage = "measuring" if node.startswith(MEASURE) else prompt[node]["_meta"]["title"]
+        stages[stage] = round(stages.get(stage, 0) + seconds, 2)
+    return stages
+
+
+def versions(comfy: Path) -> dict[str, str]:
+    def version_in(file: Path, pattern: str) -> str:
+        found = re.search(pattern, file.read_text(encoding="utf-8"), re.MULTILINE) if file.exists() else None
+        return found[1] if found else "unknown"
+
+    return {
+        "blade": version_in(REPOSITORY / "pyproject.toml", r'^version = "(.*)"'),
+        "comfyui": version_in(comfy / "comfyui_version.py", r'^__version__ = "(.*)"'),
+        "torch": importlib.metadata.version("torch"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def run_edit(host: ComfyHost, name: str, target: Path) -> dict:
+    """Queues one edit, follows it and writes its results into a folder. Returns the report. Raises RunFailed with the host's sentence."""
+    edit = EDITS[name]
+    workflow = json.loads((REPOSITORY / "workflows" / f"{edit.workflow}.json").read_text(encoding="utf-8"))
+    graph = to_prompt(workflow, host.object_info())
+    run = f"blade_demo_{name}"
+    shutil.rmtree(host.base / "output" / run, ignore_errors=True)  # frames of an earlier run
+    prompt = add_measuring(graph, run)
+    print(f"{workflow_title(graph)}:", flush=True)
+    begin = time.monotonic()
+    with PeakMemory(host.pid) as memory:
+        outcome = host.run(prompt, on_event=Progress(prompt))
+    if outcome.error:
+        raise RunFailed(outcome.error)
+    clips = collect(outcome, host.base / "output")
+    clip = Path(prompt[only(prompt, "BLADE_LoadVideo")]["inputs"]["video"]).stem
+    report = {
+        "edit": workflow_title(graph),
+        "frames": len(clips["edited"]),
+        "size": [clips["edited"].shape[2], clips["edited"].shape[1]],
+        "steps": prompt[only(prompt, "BLADE_BlendedSampler")]["inputs"]["steps"],
+        **measure(clips, clip, edit),
+        "seconds": {**seconds_by_stage(prompt, outcome), "total": round(time.monotonic() - begin, 2)},
+        "peak_memory_mib": round(memory.bytes / 2**20),
+        "versions": versions(host.comfy),
+    }
+    video = outcome.outputs[only(prompt, "SaveVideo")]["images"][0]
+    panels = [pictures.enlarge(clips["source"]), pictures.outline_mask(clips["source"], clips["mask"]), pictures.enlarge(clips["edited"])]
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(host.base / "output" / video["subfolder"] / video["filename"], target / "edited.mp4")
+    write_mp4(target / "comparison.mp4", pictures.beside(*panels), FPS)
+    sheet = pictures.contact_sheet(dict(zip(("source", "mask that\nthe sampler\nused", "edited"), panels, strict=True)))
+    pictures.save(target / "contact_sheet.png", sheet)
+    (target / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def workflow_title(prompt: dict) -> str:
+    """Source and target prompt of a graph: "a red circle on grass -> a blue circle on grass"."""
+    source = prompt[only(prompt, "BLADE_DDIMInvert")]["inputs"]["source"][0]
+    target = prompt[only(prompt, "BLADE_BlendedSampler")]["inputs"]["target"][0]
+    return " -> ".join(prompt[node]["inputs"]["text"] for node in (source, target))
+
+
+def print_goals(report: dict) -> bool:
+    """Prints which goals are met; whether all are."""
+    print("  " + ", ".join(f"{name} {value:.1f} dB" for name, value in report["background_psnr_db"].items()))
+    print("  " + ", ".join(f"{name} {report[name]:.2f}" for name in ("mask_iou", "object_colour_ok", "object_shape_ok") if name in report))
+    checked = goals(report)
+    for goal, met in checked.items():
+        print(f"  {'met   ' if met else 'MISSED'} {goal}")
+    return all(checked.values())
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--comfy", type=Path, help="folder of ComfyUI (default: COMFYUI_PATH, or the pinned download)")
+    arguments.add_argument("--out", type=Path, default=Path("out/demo"), help="where the results go (default: out/demo)")
+    arguments.add_argument("--edits", default=",".join(EDITS), help=f"which, separated by commas (default: {','.join(EDITS)})")
+    arguments.add_argument("--checkpoint", type=Path, help="another checkpoint than the demo's own")
+    options = arguments.parse_args()
+    names = options.edits.split(",")
+    if unknown := [name for name in names if name not in EDITS]:
+        arguments.error(f"--edits: there is no edit {unknown[0]!r}: take from {', '.join(EDITS)}.")
+    if options.checkpoint and not options.checkpoint.is_file():
+        arguments.error(f"--checkpoint: {options.checkpoint} is not a file.")
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:  # what lies there afterwards belongs to this run
+        for result in RESULTS:
+            (out / EDITS[name].folder / result).unlink(missing_ok=True)
+    begin, reports = time.monotonic(), {}
+    try:
+        base = prepare_base(out.parent / "base", options.checkpoint)
+        with tempfile.TemporaryDirectory(dir=out.parent) as folder:  # on one disk with `out`, so that moving is renaming
+            print("Starting ComfyUI", flush=True)
+            with ComfyHost(options.comfy or find_comfy(REPOSITORY / ".cache"), base, log=base / "host.log") as host:
+                print(f"  {host.address} after {time.monotonic() - begin:.1f} s", flush=True)
+                for name in names:
+                    reports[name] = run_edit(host, name, Path(folder) / name)
+            for name in names:
+                target = out / EDITS[name].folder
+                target.mkdir(exist_ok=True)
+                for result in RESULTS:
+                    (Path(folder) / name / result).replace(target / result)
+    except (HostError, RunFailed, ValueError) as error:
+        print(f"The demo failed: {error}", file=sys.stderr)
+        return 1
+    reached = True
+    for name, report in reports.items():
+        print(f"{report['edit']} ({out / EDITS[name].folder}):")
+        reached &= print_goals(report)
+    print(f"{time.monotonic() - begin:.0f} s in all")
+    return 0 if reached else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

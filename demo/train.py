@@ -1,0 +1,334 @@
+"""Trains the demo checkpoint from a seed: autoencoder, then U-Net and text encoder, then one safetensors file.
+
+    COMFYUI_PATH=... python -m demo.train all --out out/train
+
+Stages: `vae`, `decoder` (its decoder alone, on the frozen encoder's latents), `unet`, `export`; `all` runs the four.
+Each writes its state every few hundred steps and goes on from there when started again. The U-Net needs the encoder only,
+so `decoder` may run after or beside `unet`. Architectures are ComfyUI's own; only their weights are made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from demo.comfy_env import import_comfy
+
+COMFY = import_comfy()
+
+import comfy.ldm.modules.attention as comfy_attention  # noqa: E402
+import comfy.ops  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from comfy.sd1_clip import SDTokenizer  # noqa: E402
+from comfy.taesd.taesd import Decoder, Encoder  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from transformers import CLIPTextConfig, CLIPTextModel  # noqa: E402
+
+from demo.scenes import random_scene  # noqa: E402
+from demo.model_pack.architecture import CLIP_CONFIG, UNET_CONFIG  # noqa: E402
+
+SD15_LATENT_SCALE = 0.18215
+ALPHA_BAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
+TRAIN_PHOTOS = ("skimage/astronaut.png", "skimage/coffee.png", "skimage/motorcycle_left.png", "skimage/rocket.jpg", "sklearn/china.jpg")
+HELD_OUT_PHOTOS = ("skimage/chelsea.png", "sklearn/flower.jpg")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_photo(name: str) -> np.ndarray:
+    """A photograph that scikit-image or scikit-learn ships inside its package. RGB uint8 [height, width, 3]"""
+    import skimage
+    import sklearn
+
+    package, file = name.split("/")
+    folder = Path(skimage.__file__).parent / "data" if package == "skimage" else Path(sklearn.__file__).parent / "datasets" / "images"
+    return cv2.cvtColor(cv2.imread(str(folder / file)), cv2.COLOR_BGR2RGB)
+
+
+class Muon:
+    """Momentum whose matrices are orthogonalised by five Newton-Schulz steps before they are applied (Jordan et al. 2024,
+    with the step scaled to AdamW's size as in Liu et al. 2025, arXiv 2502.16982). Convolutions count as [out, in*kh*kw].
+
+    torch.optim.Muon takes two-dimensional parameters only. On the autoencoder, 150 s of training on one core reached
+    19 dB with it and 15 dB with AdamW."""
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        self.parameters, self.momenta = parameters, [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, rate: float, decay: float = 0.01) -> None:
+        for parameter, momentum in zip(self.parameters, self.momenta, strict=True):
+            if parameter.grad is None:
+                continue
+            momentum.lerp_(parameter.grad, 0.05)
+            x = parameter.grad.lerp(momentum, 0.95).flatten(1)
+            x = x / (x.norm() + 1e-7)
+            tall = x.shape[0] > x.shape[1]
+            x = x.T if tall else x
+            for _ in range(5):
+                gram = x @ x.T
+                x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+            x = x.T if tall else x
+            parameter.mul_(1 - rate * decay).add_(x.reshape(parameter.shape), alpha=-rate * 0.2 * max(x.shape) ** 0.5)
+
+
+class Optimiser:
+    """Muon for inner matrices and convolutions, AdamW for embeddings, norms, biases, first and last layers."""
+
+    def __init__(self, modules: nn.Module, rate: float, matrices: list[nn.Parameter]):
+        chosen = {id(p) for p in matrices}
+        self.rate, self.everything = rate, [p for p in modules.parameters() if p.requires_grad]
+        self.muon = Muon(matrices)
+        self.adam = torch.optim.AdamW([p for p in self.everything if id(p) not in chosen], rate, betas=(0.9, 0.95), weight_decay=0.01)
+
+    def step(self, loss: Tensor, factor: float) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.everything, 1.0)
+        for group in self.adam.param_groups:
+            group["lr"] = self.rate * factor
+        self.adam.step()
+        self.muon.step(self.rate * factor)
+        for parameter in self.everything:
+            parameter.grad = None
+
+    def state(self) -> dict:
+        return {"adam": self.adam.state_dict(), "momenta": self.muon.momenta}
+
+    def load(self, state: dict) -> None:
+        self.adam.load_state_dict(state["adam"])
+        for mine, saved in zip(self.muon.momenta, state["momenta"], strict=True):
+            mine.copy_(saved)
+
+
+def schedule(step: int, steps: int, warmup: int = 60) -> float:
+    """Warm-up, a plateau of 30 %, then a straight line to zero."""
+    return min(1.0, (step + 1) / warmup, (1 - step / steps) / 0.7)
+
+
+def initialise(module: nn.Module, zero: tuple[str, ...] = ()) -> None:
+    """ComfyUI's layers come without initial values. Layers whose name ends in one of `zero` start as no-ops."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+            if name.endswith(zero) and zero:
+                nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.GroupNorm | nn.LayerNorm):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def save_state(path: Path, **state) -> None:
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def load_state(path: Path) -> dict:
+    return torch.load(path, map_location=DEVICE, weights_only=True)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return float(-10 * torch.log10(F.mse_loss(a.float().clamp(0, 1), b.float()).detach()))
+
+
+class Crops:
+    """Random crops, three quarters from rendered scenes and one quarter from photographs at random scales."""
+
+    def __init__(self, scenes: int, seed: int):
+        self.rng = np.random.default_rng(seed)
+        self.scenes = [random_scene(self.rng)[0] for _ in range(scenes)]
+        photos = [load_photo(name) for name in TRAIN_PHOTOS]
+        self.photos = [cv2.resize(p, None, fx=s, fy=s, interpolation=cv2.INTER_AREA) for p in photos for s in (1, 0.8, 0.6)]
+
+    def batch(self, count: int, size: int) -> Tensor:
+        """[count, 3, size, size] in 0..1"""
+        crops = []
+        for index in range(count):
+            pool = self.photos if index % 4 == 0 else self.scenes
+            picture = pool[self.rng.integers(len(pool))]
+            y, x = self.rng.integers(0, picture.shape[0] - size + 1), self.rng.integers(0, picture.shape[1] - size + 1)
+            crop = picture[y : y + size, x : x + size]
+            crops.append(crop[:, ::-1] if self.rng.random() < 0.5 else crop)
+        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div(255)
+        return pixels.to(DEVICE).contiguous(memory_format=torch.channels_last)
+
+
+def make_autoencoder() -> tuple[nn.Module, nn.Module]:
+    encoder, decoder = Encoder(), Decoder()
+    for module in (encoder, decoder):
+        initialise(module)
+        module.to(DEVICE, memory_format=torch.channels_last)
+    return encoder, decoder
+
+
+def train_autoencoder(out: Path, steps: int, batch: int, rate: float, scenes: int, decoder_only: bool) -> None:
+    """Mean squared error plus a little L1; latents are kept near mean 0, deviation 1 per channel, and the decoder sees
+    them with noise of 0.05, as it will from a sampler."""
+    torch.manual_seed(0)
+    encoder, decoder = make_autoencoder()
+    path = out / ("decoder.pt" if decoder_only else "vae.pt")
+    if decoder_only:
+        first = load_state(out / "vae.pt")
+        encoder.load_state_dict(first["encoder"])
+        decoder.load_state_dict(first["decoder"])
+        encoder.requires_grad_(False)
+    both = nn.ModuleList([encoder, decoder])
+    matrices = [p for p in both.parameters() if p.requires_grad and p.ndim == 4 and p.shape[:2] == (64, 64)]
+    optimiser = Optimiser(both, rate, matrices)
+    start = 0
+    if path.exists():
+        state = load_state(path)
+        encoder.load_state_dict(state["encoder"])
+        decoder.load_state_dict(state["decoder"])
+        optimiser.load(state["optimiser"])
+        start = state["step"]
+    crops = Crops(scenes, seed=100 + start + 10 * decoder_only)
+    began, seen = time.time(), []
+    for step in range(start, steps):
+        pixels = crops.batch(batch, 64)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            latents = encoder(pixels).float()
+            decoded = decoder(latents + 0.05 * torch.randn_like(latents)).float()
+        loss = F.mse_loss(decoded, pixels) + 0.1 * F.l1_loss(decoded, pixels)
+        if not decoder_only:
+            spread = (latents.std((0, 2, 3)) - 1).square().mean() + latents.mean((0, 2, 3)).square().mean()
+            loss = loss + 0.02 * spread + 0.1 * F.relu(latents.abs() - 2.7).mean()
+        optimiser.step(loss, schedule(step, steps))
+        photos = torch.arange(batch) % 4 == 0
+        seen.append((psnr(decoded[~photos], pixels[~photos]), psnr(decoded[photos], pixels[photos])))
+        if (step + 1) % 50 == 0:
+            scene_db, photo_db = np.mean(seen[-50:], 0)
+            print(f"{path.stem} {step + 1}/{steps} {time.time() - began:.0f} s: scenes {scene_db:.2f} dB, photographs {photo_db:.2f} dB", flush=True)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            save_state(path, encoder=encoder.state_dict(), decoder=decoder.state_dict(), optimiser=optimiser.state(), step=step + 1)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *_, **__) -> Tensor:
+    """[batch, tokens, heads*dim]. On a CPU the backward pass of fused attention took half of a training step; this does not."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return ((q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def make_unet() -> nn.Module:
+    unet = UNetModel(**UNET_CONFIG, operations=comfy.ops.disable_weight_init, dtype=torch.float32)
+    initialise(unet, zero=("out_layers.3", "proj_out", "out.2"))
+    return unet.to(DEVICE, memory_format=torch.channels_last)
+
+
+def make_text_encoder() -> nn.Module:
+    config = CLIPTextConfig(**CLIP_CONFIG, projection_dim=CLIP_CONFIG["hidden_size"], bos_token_id=49406, pad_token_id=49407)
+    text = CLIPTextModel(config)
+    nn.init.zeros_(text.text_model.embeddings.token_embedding.weight)  # rows that no caption uses stay zero and compress well
+    return text.to(DEVICE)
+
+
+def tokenizer() -> SDTokenizer:
+    return SDTokenizer(tokenizer_path=str(COMFY / "comfy" / "sd1_tokenizer"), embedding_key="clip_l")
+
+
+def encode_scenes(encoder: nn.Module, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Latents [count, 4, 16, 16] and CLIP token ids [count, 77] of freshly rendered scenes."""
+    rng, tokens, latents = np.random.default_rng(seed), tokenizer(), []
+    ids = []
+    with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16):
+        for _ in range(0, count, 32):
+            scenes = [random_scene(rng) for _ in range(32)]
+            pixels = torch.from_numpy(np.stack([s[0] for s in scenes])).permute(0, 3, 1, 2).float().div(255)
+            latents.append(encoder(pixels.to(DEVICE).contiguous(memory_format=torch.channels_last)).float().contiguous())
+            ids += [[t[0] for t in tokens.tokenize_with_weights(s[1])[0]] for s in scenes]
+    return torch.cat(latents)[:count], torch.tensor(ids[:count], device=DEVICE)
+
+
+def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int) -> None:
+    """Noise prediction with SD's betas, min-SNR weights (Hang et al. 2023, gamma 5), captions dropped in one case of ten."""
+    comfy_attention.optimized_attention = plain_attention
+    torch.manual_seed(1)
+    encoder, _ = make_autoencoder()
+    encoder.load_state_dict(load_state(out / "vae.pt")["encoder"])
+    latents, ids = encode_scenes(encoder.eval(), scenes, seed=7)
+    mean, deviation = latents.mean(), latents.std()
+    latents = (latents - mean) / deviation
+    print(f"{scenes} scenes encoded: latent mean {mean:.3f}, deviation {deviation:.3f}", flush=True)
+    both = nn.ModuleDict({"unet": make_unet(), "text": make_text_encoder()})
+    matrices = [p for n, p in both["unet"].named_parameters() if p.ndim >= 2 and not n.startswith(("input_blocks.0.", "out.", "time_embed"))]
+    matrices += [p for n, p in both["text"].named_parameters() if p.ndim == 2 and "embedding" not in n]
+    optimiser = Optimiser(both, rate, matrices)
+    path, start = out / "unet.pt", 0
+    average = {k: v.detach().clone() for k, v in both.state_dict().items()}
+    if path.exists():
+        state = load_state(path)
+        both.load_state_dict(state["model"])
+        optimiser.load(state["optimiser"])
+        average, start = state["average"], state["step"]
+    empty = torch.tensor([t[0] for t in tokenizer().tokenize_with_weights("")[0]], device=DEVICE)
+    alpha_bar, began, losses = ALPHA_BAR.to(DEVICE), time.time(), []
+    for step in range(start, steps):
+        pick = torch.randint(0, scenes, (batch,), device=DEVICE)
+        z, tokens = latents[pick], ids[pick].clone()
+        tokens[torch.rand(batch, device=DEVICE) < 0.1] = empty
+        t = ((torch.arange(batch, device=DEVICE) + torch.rand(batch, device=DEVICE)) * (1000 / batch)).long()  # stratified
+        noise, a = torch.randn_like(z), alpha_bar[t].view(-1, 1, 1, 1)
+        noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            predicted = both["unet"](noisy, t.float(), context=both["text"](input_ids=tokens).last_hidden_state)
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        signal = (a / (1 - a)).flatten()
+        optimiser.step((error * (5 / signal).clamp(max=1)).mean(), schedule(step, steps))
+        losses.append(float(error.detach().mean()))
+        with torch.no_grad():
+            keep = min(0.998, (step + 1) / (step + 20))
+            for name, value in both.state_dict().items():
+                average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
+        if (step + 1) % 50 == 0:
+            print(f"unet {step + 1}/{steps} {time.time() - began:.0f} s: noise error {np.mean(losses[-200:]):.4f}", flush=True)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            save_state(path, model=both.state_dict(), average=average, optimiser=optimiser.state(), step=step + 1, mean=mean, deviation=deviation)
+
+
+def export(out: Path, file: Path) -> None:
+    """One fp16 checkpoint that CheckpointLoaderSimple loads while the demo model's node pack is installed."""
+    unet, vae = load_state(out / "unet.pt"), load_state(out / "vae.pt")
+    if (out / "decoder.pt").exists():
+        vae = load_state(out / "decoder.pt")
+    scale = SD15_LATENT_SCALE * float(unet["deviation"])  # ComfyUI: latent = encoder / scale + shift, and x0.18215 after that
+    weights = {}
+    for name, value in unet["average"].items():
+        part, key = name.split(".", 1)
+        if "position_ids" not in key:
+            weights[("model.diffusion_model." if part == "unet" else "cond_stage_model.transformer.") + key] = value
+    for part in ("encoder", "decoder"):
+        weights |= {f"first_stage_model.taesd_{part}.{k}": v for k, v in vae[part].items()}
+    weights = {k: v.cpu().half().contiguous() for k, v in weights.items()}
+    weights["first_stage_model.vae_scale"] = torch.tensor(scale)
+    weights["first_stage_model.vae_shift"] = torch.tensor(-float(unet["mean"]) / scale)
+    save_file(weights, file)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in weights.values()) / 1e6:.1f} M values")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["vae", "decoder", "unet", "export", "all"])
+    parser.add_argument("--out", type=Path, default=Path("out/train"))
+    parser.add_argument("--file", type=Path, default=Path(__file__).parent / "blade_demo.safetensors")
+    parser.add_argument("--vae-steps", type=int, default=1600)
+    parser.add_argument("--decoder-steps", type=int, default=2500)
+    parser.add_argument("--unet-steps", type=int, default=6000)
+    parser.add_argument("--scenes", type=int, default=12000, help="scenes whose latents the U-Net learns from")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.stage in ("vae", "all"):
+        train_autoencoder(options.out, options.vae_steps, 16, 4e-3, 4000, decoder_only=False)
+    if options.stage in ("unet", "all"):
+        train_unet(options.out, options.unet_steps, 32, 2e-3, options.scenes)
+    if options.stage in ("decoder", "all"):
+        train_autoencoder(options.out, options.decoder_steps, 16, 2e-3, 4000, decoder_only=True)
+    if options.stage in ("export", "all"):
+        export(options.out, options.file)

@@ -1,0 +1,91 @@
+"""Polite attention patches: they live for one U-Net call, chain with other packs' patches and leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.patcher_extension
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
+"""handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]; attend runs whatever would have
+run without this patch (another pack's replacement, or the host's attention of choice)."""
+
+
+class _Everywhere(dict):
+    """What a transformer block looks its replacement up in: answers for every block, with the handler around the previous entry."""
+
+    def __init__(self, previous: dict, handler: Handler):
+        super().__init__(previous)
+        self.previous, self.handler = previous, handler
+
+    def __contains__(self, block: object) -> bool:
+        return isinstance(block, tuple)
+
+    def __getitem__(self, block: tuple) -> Callable:
+        previous = self.previous[block] if block in self.previous else None
+        if previous is None and block[:2] in self.previous:  # a key without the transformer's index covers all of a block's
+            previous = self.previous[block[:2]]
+
+        def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                if previous is not None:
+                    return previous(q, k, v, options)
+                return optimized_attention(q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options)
+
+            return self.handler(q, k, v, attend, options)
+
+        return replacement
+
+
+def with_attention(model, key: str, *, self_attention: Handler | None = None, cross_attention: Handler | None = None):
+    """A clone of a MODEL whose self- or cross-attention layers all go through a handler. The given MODEL is not changed.
+
+    The handlers are placed inside each call of the diffusion model, around whatever patches_replace holds by then, so the order in which
+    packs patched does not matter and nothing outlives the call. A second patch under the same key replaces the first."""
+    handlers = {"attn1": self_attention, "attn2": cross_attention}
+
+    def wrapper(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        replace = dict(transformer_options.get("patches_replace", {}))
+        for name, handler in handlers.items():
+            if handler is not None:
+                replace[name] = _Everywhere(replace.get(name, {}), handler)
+        return executor(x, timesteps, context, y, control, {**transformer_options, "patches_replace": replace}, **kwargs)
+
+    model = model.clone()
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    model.remove_wrappers_with_key(kind, key)
+    model.add_wrapper_with_key(kind, key, wrapper)
+    return model
+
+
+def layer_size(options: dict) -> tuple[int, int]:
+    """Height and width of the layer's feature map."""
+    return tuple(options["activations_shape"][-2:])
+
+
+def chunk_of(options: dict, uuids: set, batch: int) -> slice | None:
+    """Rows of the batch that belong to one of these conds, or None where this call holds none. Batches are cond-major."""
+    present = options.get("uuids", [])
+    frames = batch // max(len(present), 1)
+    for index, uuid in enumerate(present):
+        if uuid in uuids:
+            return slice(index * frames, (index + 1) * frames)
+    return None
+
+
+def record_cross_attention(model, recorder, conds: set):
+    """A clone of a MODEL whose cross-attention is shown to a recorder (attention.record.MapRecorder), for the conds whose
+    uuids are in `conds` by the time the model runs. Without a recorder, the MODEL as it is."""
+    if recorder is None:
+        return model
+
+    def watch(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
+        rows = chunk_of(options, conds, len(q))
+        if rows is not None:
+            recorder.add(q[rows], k[rows], options["n_heads"], layer_size(options), float(options["sigmas"][0]))
+        return attend(q, k, v)
+
+    return with_attention(model, "blade_record", cross_attention=watch)

@@ -1,0 +1,72 @@
+"""Running a sampler function inside ComfyUI's sampling chain, and what has to be known of a MODEL for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_base
+import comfy.sample
+import comfy.samplers
+import latent_preview
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+
+
+def unet_family(model) -> str:
+    """"eps" or "v". Raises ValueError for a MODEL that is no image U-Net predicting either."""
+    inner = model.model
+    unet = model.get_model_object("diffusion_model")
+    if not isinstance(unet, UNetModel):
+        raise ValueError(
+            f"the model is a {type(inner).__name__} ({type(unet).__name__}), not a U-Net. Load an SD1.5, SD2.x or SDXL checkpoint: flow and transformer models have no DDIM trajectory."
+        )
+    channels, latent = unet.in_channels, inner.latent_format.latent_channels
+    if channels != latent:
+        raise ValueError(f"the model takes {channels} channels instead of {latent}, as inpainting checkpoints do. Load the ordinary checkpoint.")
+    kinds = {comfy.model_base.ModelType.EPS: "eps", comfy.model_base.ModelType.V_PREDICTION: "v"}
+    if inner.model_type not in kinds:
+        raise ValueError(f"the model predicts {inner.model_type.name}; only noise (eps) and v-prediction models can be inverted.")
+    return kinds[inner.model_type]
+
+
+def sigma_table(model) -> Tensor:
+    """The model's sigmas by rising timestep. [timesteps]"""
+    return model.get_model_object("model_sampling").sigmas
+
+
+def solver_function(name: str) -> Callable[..., Tensor]:
+    """Core's own sampler function of that name."""
+    return comfy.samplers.sampler_object(name).sampler_function
+
+
+def positive_uuids(model) -> set:
+    """Ids by which this run's positive conds can be recognised in a batch. `model` is what a sampler function is given."""
+    return {cond["uuid"] for cond in model.inner_model.conds["positive"]}
+
+
+def run_sampler(model, function: Callable[..., Tensor], sigmas: Tensor, positive, negative, cfg: float, latent: Tensor) -> Tensor:
+    """Runs a sampler function in ComfyUI's chain, with progress, preview and cancellation.
+
+    function(model, x, sigmas, extra_args, callback, disable) gets the clip's own latent in model space as x, since the noise is zero;
+    what it returns goes through process_latent_out, which changes last bits, so callers keep the model-space latent themselves.
+    latent: [frames, channels, h, w] as LATENT holds it. Returns the sampled latent, as LATENT holds it."""
+    callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
+    sampler = comfy.samplers.KSAMPLER(function)
+    return comfy.sample.sample_custom(
+        model, torch.zeros_like(latent), cfg, sampler, sigmas, positive, negative, latent, callback=callback, disable_pbar=False, seed=0
+    )
+
+
+def check_latent(model, samples: Tensor) -> None:
+    """Raises ValueError for a LATENT that is no clip of this model: empty, of another kind, or not finite."""
+    channels = model.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
+        raise ValueError(f"its shape is {list(samples.shape)}, but this model needs [frames, {channels}, height/8, width/8]. Encode the frames with this checkpoint's VAE.")
+    if not torch.isfinite(samples).all():
+        raise ValueError("it holds values that are not finite (NaN or infinity). Encode the frames again, with the VAE in fp32 if it overflows.")
+
+
+def latent_out(model, latent: Tensor) -> Tensor:
+    """From model space to the scale of LATENT."""
+    return model.model.process_latent_out(latent)

@@ -1,0 +1,1 @@
+"""From a clip's latents to the trajectory that leads from them to noise."""

@@ -1,0 +1,19 @@
+"""What an artist sees: one file per step, registered here."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .invert import DDIMInvert
+from .load_video import LoadVideo
+from .mask import CrossAttentionMask
+from .prompt import Prompt
+from .sampler import BlendedSampler
+from .temporal import TemporalAttention
+
+
+class BladeExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LoadVideo, Prompt, TemporalAttention, DDIMInvert, CrossAttentionMask, BlendedSampler]
+
+
+async def comfy_entrypoint() -> BladeExtension:
+    return BladeExtension()

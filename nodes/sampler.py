@@ -1,0 +1,183 @@
+"""Blended Sampler: the edit inside the mask, the clip's own trajectory outside, at every step."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..attention.masks import grow_mask, record_heat, to_latent_mask
+from ..attention.online import OnlineMask
+from ..attention.record import MapRecorder, recorded_sizes
+from ..attention.words import PromptWords, changed_columns
+from ..blending.blend import CALLS_PER_STEP, check_solver, sample_blended
+from ..host.attention import record_cross_attention
+from ..host.sampling import latent_out, positive_uuids, run_sampler, sigma_table, solver_function, unet_family
+from ..host.words import words_of
+from ..inversion.schedule import ddim_sigmas
+from ..inversion.trajectory import Trajectory
+from .common import CATEGORY, TrajectorySocket, naming
+
+TITLE = "Blended Sampler (BLADE)"
+CELL = 8
+
+
+class BlendedSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_BlendedSampler",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Samples the target prompt from the clip's inverted latents. Inside the mask the edit, outside it the clip's own trajectory "
+            "at the very same noise level. Without a mask, the mask draws itself from the words that change.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that inverted the clip, with the same Temporal-Spatial Attention."),
+                io.Conditioning.Input("target", tooltip="What should be in the clip, from a Prompt (BLADE) node."),
+                io.Conditioning.Input("negative", tooltip="What should not be; an empty prompt is fine."),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert (BLADE)."),
+                io.Int.Input("steps", default=25, min=1, max=999, tooltip="Sampling steps; as many as the inversion had, or fewer."),
+                io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance of the edit."),
+                io.Combo.Input("sampler_name", options=list(CALLS_PER_STEP), default="euler", tooltip="Deterministic solvers; euler is DDIM."),
+                io.Float.Input(
+                    "start",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far up the trajectory to begin. 1 changes most; lower values stay closer to the clip and take fewer steps.",
+                ),
+                io.String.Input(
+                    "source_words",
+                    default="",
+                    tooltip="Words of the source prompt whose place is edited, separated by commas. Empty: the words that change.",
+                ),
+                io.String.Input(
+                    "target_words",
+                    default="",
+                    tooltip="Words of the target prompt that may widen the mask, separated by commas. Empty: the words that change.",
+                ),
+                io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
+                io.Mask.Input("mask", optional=True, tooltip="A mask of your own: one for the clip or one a frame. The words are not used then."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The edited clip, for VAE Decode."),
+                io.Mask.Output(display_name="mask", tooltip="The last step's mask in pixels, [frames, height, width]."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        target,
+        negative,
+        trajectory: Trajectory,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        start: float,
+        source_words: str,
+        target_words: str,
+        grow: int,
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        with naming(TITLE, "sampler_name"):
+            check_solver(sampler_name)
+        with naming(TITLE, "model"):
+            family = unet_family(model)
+            if family != trajectory.family:
+                raise ValueError(f"it predicts {family}, but the trajectory was inverted by a model that predicts {trajectory.family}. Use that model.")
+        sigmas = steps_to_ride(model, trajectory, steps, start)
+        latent_size = trajectory.latents.shape[-2:]
+        height, width = (side * CELL for side in latent_size)
+
+        conds: set = set()
+        recorder = None
+        if mask is not None:
+            pixel_mask = fixed_mask(mask, trajectory.frames, height, width, grow)
+            latent_mask = to_latent_mask(pixel_mask, *latent_size)
+            mask_at = lambda step: latent_mask  # noqa: E731
+        else:
+            source, goal = words_to_edit(trajectory, target, source_words, target_words)
+            recorder = MapRecorder(words_of(target), recorded_sizes(*latent_size))
+            heat = record_heat(trajectory.record, source, height, width)
+            online = OnlineMask(heat, recorder, goal, sigmas, latent_size, grow)
+            mask_at = online.at_step
+
+        result = []
+
+        def function(model, x, sigmas, extra_args, callback, disable):
+            conds.update(positive_uuids(model))
+            edited = sample_blended(
+                model,
+                trajectory.at(sigmas[0]).to(x),
+                sigmas,
+                extra_args,
+                callback,
+                disable,
+                solver=solver_function(sampler_name),
+                calls_per_step=CALLS_PER_STEP[sampler_name],
+                background=lambda sigma: trajectory.at(sigma).to(x.device),
+                mask=mask_at,
+            )
+            result.append(edited)
+            return edited
+
+        patched = record_cross_attention(model, recorder, conds)
+        samples = run_sampler(patched, function, sigmas, target, negative, cfg, latent_out(model, trajectory.latents[0]))
+        return io.NodeOutput({"samples": samples}, pixel_mask if mask is not None else online.mask)
+
+
+def steps_to_ride(model, trajectory: Trajectory, steps: int, start: float) -> torch.Tensor:
+    """The sampler's grid, cut to its lower `start` share. Falling, last value 0."""
+    with naming(TITLE, "steps"):
+        sigmas = ddim_sigmas(sigma_table(model), steps)
+        sigmas = sigmas[-(max(1, round(steps * start)) + 1) :]
+        if sigmas[0] > trajectory.sigmas[-1] * (1 + 1e-6):
+            raise ValueError(
+                f"{steps} steps begin at sigma {float(sigmas[0]):.2f}, above the trajectory's highest level {float(trajectory.sigmas[-1]):.2f}. "
+                f"Use at most the inversion's {trajectory.steps} steps, or a lower start."
+            )
+    return sigmas
+
+
+def fixed_mask(mask: torch.Tensor, frames: int, height: int, width: int, grow: int) -> torch.Tensor:
+    """An artist's mask for every frame, [frames, height, width]."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    with naming(TITLE, "mask"):
+        if tuple(mask.shape[-2:]) != (height, width):
+            raise ValueError(f"it is {mask.shape[-1]}x{mask.shape[-2]} pixels, but the clip is {width}x{height}. Resize the mask to the clip's size.")
+        if len(mask) not in (1, frames):
+            raise ValueError(f"it has {len(mask)} frames, but the trajectory has {frames}. Give one mask, or one for each frame.")
+    return grow_mask(mask.expand(frames, -1, -1), grow)
+
+
+def words_to_edit(trajectory: Trajectory, target, source_words: str, target_words: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Columns of the words that say where to edit: of the source prompt, and of the target prompt."""
+    record, goal = trajectory.record, words_of(target)
+    if record is None:
+        raise ValueError(
+            f"{TITLE}, input trajectory: no words were recorded with it, so no mask can draw itself. "
+            "Make the source prompt of DDIM Invert with a Prompt (BLADE) node, or connect a mask."
+        )
+    if not isinstance(goal, PromptWords):
+        raise ValueError(
+            f"{TITLE}, input target: its words are not known, so no mask can draw itself. Make it with a Prompt (BLADE) node, or connect a mask."
+        )
+    if source_words.strip():
+        with naming(TITLE, "source_words"):
+            source = record.words.find_all(source_words)
+    if target_words.strip():
+        with naming(TITLE, "target_words"):
+            aim = goal.find_all(target_words)
+    if not source_words.strip() or not target_words.strip():
+        with naming(TITLE, "target"):
+            changed_source, changed_target = changed_columns(record.words, goal)
+        source = source if source_words.strip() else changed_source
+        aim = aim if target_words.strip() else changed_target
+    if not source:
+        raise ValueError(
+            f"{TITLE}, input source_words: the target prompt only adds words, so none of the source prompt says where to edit. "
+            f"Name words of the source prompt {record.words.text!r}."
+        )
+    return source, aim

@@ -1,0 +1,126 @@
+"""The commands of the README. All of them share one environment in .cache/, made on first use (a few minutes).
+
+nox -s demo       edits the demo clip in a real ComfyUI; results in out/demo/
+nox -s tests      all tests but the slow ones; plain `nox` runs this
+nox -s slow       the slow ones
+nox -s lint       ruff and mypy
+nox -s ui         ComfyUI's page with the pack, the demo checkpoint, clips and workflows, until Ctrl-C
+nox -s train      trains the demo checkpoint anew
+nox -s figures    measures the demo checkpoint
+
+What follows `--` goes to the program that the session runs. COMFYUI_PATH names a ComfyUI to use instead of the pinned
+download; what it requires is installed into an environment in .cache/, never into its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+from demo.comfy_source import find_comfy  # noqa: E402
+
+CACHE = ROOT / ".cache"
+PINS = ROOT / "demo" / "environment"
+ROOMS = ("nodes", "video", "inversion", "attention", "blending", "host", "metrics")
+
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "none"
+
+
+class Environment:
+    """The interpreter with everything installed, and the ComfyUI that it was installed for."""
+
+    def __init__(self, session: nox.Session):
+        self.session = session
+        own = os.environ.get("COMFYUI_PATH")
+        folder = CACHE / ("environment-own" if own else "environment")
+        self.python = str(folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python")
+        stamp = folder / "installed.txt"
+        try:
+            wanted = [sys.version, str(ROOT), *(path.read_text(encoding="utf-8") for path in sorted(PINS.glob("*.txt")))]
+            if own:
+                wanted.append((find_comfy(CACHE) / "requirements.txt").read_text(encoding="utf-8"))
+            digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
+            fresh = not stamp.exists() or stamp.read_text() != digest
+            if fresh:
+                session.log(f"Making {folder.relative_to(ROOT)}, once; this takes a few minutes")
+                session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder))
+            self.comfy = find_comfy(CACHE, self.python)
+        except (ValueError, subprocess.CalledProcessError) as error:
+            session.error(str(error))
+        if fresh:
+            self.install(pinned=not own)
+            stamp.write_text(digest)
+
+    def install(self, pinned: bool) -> None:
+        """torch first and then held: else one of the others replaces it by another, and torchvision's own wish for a torch is not heard."""
+        torch, torchvision = re.findall(r"^torch.*", (PINS / "torch.txt").read_text(encoding="utf-8"), re.MULTILINE)
+        lines = (self.comfy / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        rest = CACHE / "comfyui-requirements.txt"
+        others = [line for line in lines if not re.match(r"(torch|torchvision|torchaudio)(?![\w-])", line)]
+        rest.write_text("\n".join(others), encoding="utf-8")
+        pip = (self.python, "-m", "pip", "install", "--disable-pip-version-check")
+        self.session.run(*pip, torch)
+        self.session.run(*pip, "--no-deps", torchvision)
+        # The versions that were tried belong to the pinned ComfyUI; another one may want others.
+        constraints = ("torch.txt", "constraints.txt") if pinned else ("torch.txt",)
+        held = [part for name in constraints for part in ("--constraint", str(PINS / name))]
+        self.session.run(*pip, *held, "--requirement", str(rest), "--requirement", str(PINS / "packages.txt"))
+
+    def run(self, *command: str, **variables: str) -> None:
+        """Runs `python -m command` in the repository's root. A server that it started gets time to stop on Ctrl-C."""
+        self.session.run(self.python, "-m", *command, env={"COMFYUI_PATH": str(self.comfy), **variables}, interrupt_timeout=20)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    environment = Environment(session)
+    environment.run("demo.run", "--comfy", str(environment.comfy), "--out", "out/demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    Environment(session).run("pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    Environment(session).run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    environment = Environment(session)
+    environment.run("ruff", "check", *session.posargs)
+    environment.run("ruff", "format", "--check")
+    # The rooms import each other relatively, so mypy must see them inside a package, whatever name this folder has.
+    view = CACHE / "mypy"
+    view.mkdir(exist_ok=True)
+    link = "import sys; from demo.host import REPOSITORY, Path, install_pack; install_pack(REPOSITORY, Path(sys.argv[1]))"
+    session.run(environment.python, "-c", link, str(view / "blade"))
+    packages = [f"blade.{room}" for room in ROOMS] + ["demo"]
+    environment.run("mypy", *(part for package in packages for part in ("--package", package)), MYPYPATH=f"{view}{os.pathsep}{ROOT}")
+
+
+@nox.session
+def ui(session: nox.Session) -> None:
+    environment = Environment(session)
+    environment.run("demo.ui", "--comfy", str(environment.comfy), *session.posargs)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    Environment(session).run("demo.train", "all", *session.posargs)
+
+
+@nox.session
+def figures(session: nox.Session) -> None:
+    Environment(session).run("demo.figures", *session.posargs)

@@ -1,0 +1,78 @@
+import numpy as np
+import torch
+from blade.attention.masks import HeatMap, grow_mask, noise_weight, otsu, paint_heat, threshold_mask, to_latent_mask
+from blade.attention.record import CrossAttentionRecord
+from blade.attention.words import PromptWords, Word
+
+WORDS = PromptWords("cat", (Word("cat", (1,)),), 77)
+
+
+def record_of(maps, sigmas=(1.0,)):
+    """maps: [levels, frames, h, w] of the only word."""
+    return CrossAttentionRecord(WORDS, list(sigmas), [{tuple(m.shape[-2:]): m[:, None].half()} for m in maps])
+
+
+def test_a_square_of_attention_becomes_a_square_mask():
+    maps = torch.zeros(1, 2, 8, 8)
+    maps[..., 2:6, 2:6] = 1
+    heat = HeatMap(64, 64)
+    heat.add(record_of(maps), 0, (1,))
+    truth = torch.zeros(2, 64, 64, dtype=torch.bool)
+    truth[:, 16:48, 16:48] = True
+    mask = threshold_mask(heat.normalised()) > 0
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+
+
+def test_levels_are_weighted_by_signal_times_noise():
+    maps = torch.zeros(2, 1, 4, 4)
+    maps[0, :, 0, 0], maps[1, :, 3, 3] = 1, 1
+    record, heat = record_of(maps, (1.0, 4.0)), HeatMap(4, 4)
+    for level in range(2):
+        heat.add(record, level, (1,))
+    assert torch.isclose(heat.total[0, 3, 3] / heat.total[0, 0, 0], torch.tensor(noise_weight(4.0) / noise_weight(1.0)), rtol=1e-3)
+    assert noise_weight(1.0) > noise_weight(0.1) > 0
+    assert noise_weight(1.0) > noise_weight(12.0) > 0
+
+
+def test_a_frame_without_the_object_stays_empty():
+    maps = torch.full((1, 2, 8, 8), 0.01)
+    maps[:, 0, 2:6, 2:6] = 1
+    heat = HeatMap(8, 8)
+    heat.add(record_of(maps), 0, (1,))
+    assert threshold_mask(heat.normalised())[1].sum() == 0
+
+
+def test_otsu_separates_two_heaps():
+    heat = torch.cat([torch.full((1, 10, 10), 0.2), torch.full((1, 10, 5), 0.9)], 2)
+    assert 0.19 <= otsu(heat) < 0.9
+
+
+def test_a_fixed_threshold_is_taken_as_it_is():
+    heat = torch.tensor([[[0.2, 0.5, 0.8]]])
+    assert threshold_mask(heat, 0.6).tolist() == [[[0, 0, 1]]]
+
+
+def test_growing_a_pixel_gives_a_disc_and_shrinking_takes_it_back():
+    mask = torch.zeros(1, 21, 21)
+    mask[0, 10, 10] = 1
+    grown = grow_mask(mask, 3)
+    assert grown[0, 10, 7] == grown[0, 13, 10] == 1
+    assert grown[0, 7, 7] == 0
+    assert torch.equal(grow_mask(grown, -3), mask)
+    assert torch.equal(grow_mask(mask, 0), mask)
+
+
+def test_a_latent_cell_is_edited_from_a_fifth_of_its_area():
+    mask = torch.zeros(1, 8, 16)
+    mask[0, :, :1] = 1  # an eighth of the first cell
+    mask[0, :, 8:10] = 1  # a quarter of the second
+    assert to_latent_mask(mask, 1, 2).tolist() == [[[[0.0, 1.0]]]]
+
+
+def test_the_heat_picture_shows_the_outline():
+    mask = torch.zeros(1, 16, 16)
+    mask[0, 4:12, 4:12] = 1
+    picture = paint_heat(torch.zeros(1, 16, 16), mask)
+    assert picture.shape == (1, 16, 16, 3)
+    assert np.allclose(picture[0, 4, 8], 1)
+    assert picture[0, 0, 0].max() < 0.1

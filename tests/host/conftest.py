@@ -1,0 +1,44 @@
+"""The real ComfyUI: as a server, and imported into the test's own process."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from demo.comfy_env import import_comfy
+from demo.host import CHECKPOINT_NAME, REPOSITORY, ComfyHost, find_comfy, prepare_base
+
+
+@pytest.fixture(scope="session")
+def comfy_folder() -> Path:
+    """COMFYUI_PATH, or the pinned download."""
+    return find_comfy(REPOSITORY / ".cache")
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """The demo checkpoint's file."""
+    path = REPOSITORY / "demo" / CHECKPOINT_NAME
+    assert path.exists(), f"{path} is missing; `nox -s train` makes it"
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(comfy_folder, tmp_path_factory):
+    """A running server with the pack, in a folder whose name is no Python identifier, and the demo checkpoint and clips."""
+    base = prepare_base(tmp_path_factory.mktemp("comfyui"), pack="video-editing.blade")
+    with ComfyHost(comfy_folder, base, cpu=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def comfy(comfy_folder):
+    """ComfyUI's `comfy` package in this process, on the CPU, with the demo model's architecture known to it."""
+    os.environ["COMFYUI_PATH"] = str(comfy_folder)
+    import_comfy()
+    import comfy
+    import comfy.sd
+
+    import demo.model_pack  # noqa: F401
+
+    return comfy

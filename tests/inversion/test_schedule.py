@@ -1,0 +1,22 @@
+import pytest
+import torch
+from blade.inversion.schedule import ddim_sigmas
+
+ALPHA_BAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+TABLE = ((1 - ALPHA_BAR) / ALPHA_BAR).sqrt().float()
+
+
+def test_the_grid_is_diffusers_leading_grid_with_offset_one():
+    sigmas = ddim_sigmas(TABLE, 50)
+    timesteps = [1 + 20 * i for i in range(50)]  # 1, 21, ..., 981
+    assert torch.equal(sigmas, torch.cat([TABLE[timesteps].flip(0), torch.zeros(1)]))
+
+
+def test_one_step_is_allowed():
+    assert ddim_sigmas(TABLE, 1).tolist() == [TABLE[1].item(), 0.0]
+
+
+@pytest.mark.parametrize("steps", [0, 1000])
+def test_impossible_step_counts_are_refused_with_the_range(steps):
+    with pytest.raises(ValueError, match=f"steps is {steps}.*between 1 and 999"):
+        ddim_sigmas(TABLE, steps)

@@ -1,0 +1,141 @@
+"""What holds for the repository as a whole."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WALK = ("video", "inversion", "attention", "blending")  # the order in which data passes the rooms
+COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "latent_preview", "node_helpers", "server"}
+
+
+def committed() -> list[Path]:
+    """The files under version control, or about to be."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports; those of the pack begin with a dot: `.video.frames` for `from ..video.frames import ...`."""
+    found = set()
+    room = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            here = room[: len(room) - node.level + 1] if node.level else ()
+            parts = [*here, *(node.module.split(".") if node.module else [])]
+            modules = [parts] if node.module else [[*parts, name.name] for name in node.names]
+            found |= {"." * bool(node.level) + ".".join(module) for module in modules}
+    return found
+
+
+def pyproject(key: str) -> str:
+    """The value of a top-level `key = ...` line, as written. Python 3.10 has no TOML reader."""
+    line = re.search(rf"^{key} = (.*)$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert line, f"pyproject.toml has no {key}"
+    return line[1]
+
+
+def test_requirements_are_the_dependencies():
+    assert ast.literal_eval(pyproject("dependencies")) == (ROOT / "requirements.txt").read_text().split()
+
+
+def test_dependencies_leave_torch_and_numpy_to_comfyui():
+    assert not re.search(r"torch|numpy", pyproject("dependencies"))
+
+
+def test_registry_accepts_the_project_name():
+    assert re.fullmatch(r'"[a-z][a-z0-9-]*"', pyproject("name")) and "comfyui" not in pyproject("name").lower()
+
+
+def test_floor_is_the_same_everywhere():
+    from demo.comfy_source import FLOOR
+
+    assert pyproject("requires-comfyui") == f'">={".".join(map(str, FLOOR))}"'
+
+
+def test_no_file_names_a_place_on_somebodys_machine():
+    place = re.compile(r"(?<![\w.>}/-])/(?:home|root|Users|work|mnt|tmp)/\w|\b[A-Z]:\\\\?Users")
+    found = []
+    for path in committed():
+        if path.suffix in (".py", ".md", ".txt", ".toml", ".yml", ".json", ".sh", ""):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found += [f"{path.relative_to(ROOT)}:{number}: {line[:150]}" for number, line in enumerate(lines, 1) if place.search(line)]
+    assert not found
+
+
+def test_no_large_file_but_the_checkpoint():
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size / 1e6 for path in committed()}
+    assert sizes.pop("demo/blade_demo.safetensors", 0) <= 24
+    assert not {name: size for name, size in sizes.items() if size > 3}
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_workflow_has_its_thumbnail_and_form(workflow):
+    graph = json.loads(workflow.read_text(encoding="utf-8"))
+    assert graph["nodes"] and "links" in graph  # the form that the page opens
+    assert workflow.with_suffix(".jpg").read_bytes()[:3] == b"\xff\xd8\xff"
+
+
+@pytest.mark.parametrize("room", WALK)
+def test_room_imports_none_later_on_the_walk_and_no_comfyui(room):
+    barred = {"nodes", "host", *WALK[WALK.index(room) + 1 :]}
+    found = {}
+    for path in sources(room):
+        wrong = {name for name in imports(path) if name.split(".")[0] in COMFYUI or (name[:1] == "." and name.split(".")[1] in barred)}
+        if wrong:
+            found[str(path.relative_to(ROOT))] = wrong
+    assert not found
+
+
+def test_pack_imports_itself_relatively_only():
+    """ComfyUI has modules of its own called `nodes`, `server`, `app`, and imports the pack under a name nobody knows."""
+    rooms = {"nodes", "host", "metrics", *WALK, "blade", "demo", "tests"}
+    found = {
+        str(path.relative_to(ROOT)): wrong
+        for path in sources("nodes", "host", "metrics", *WALK)
+        if (wrong := {name for name in imports(path) if name.split(".")[0] in rooms})
+    }
+    assert not found
+
+
+def test_pack_evaluates_no_text_and_starts_no_process():
+    found = []
+    for path in sources("nodes", "host", "metrics", *WALK):
+        calls = [n.func for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+        found += [f"{path.relative_to(ROOT)}:{f.lineno}" for f in calls if isinstance(f, ast.Name) and f.id in ("eval", "exec")]
+        found += [f"{path.relative_to(ROOT)}: {name}" for name in imports(path) & {"subprocess", "pip"}]
+    assert not found
+
+
+def test_skipped_host_test_fails_the_run(tmp_path):
+    host = tmp_path / "tests" / "host"
+    host.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    skip = "import pytest\n\ndef test_one():\n    pytest.skip('no host here')\n"
+    (host / "test_inside.py").write_text(skip)
+    (host / "test_whole.py").write_text("import pytest\npytest.skip('nothing here', allow_module_level=True)\n")
+    (tmp_path / "tests" / "test_elsewhere.py").write_text(skip)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path / "tests")],
+        capture_output=True,
+        text=True,
+    )
+    assert "1 failed" in done.stdout or "1 error" in done.stdout, done.stdout
+    assert "A host test may not be skipped (Skipped: nothing here)" in done.stdout, done.stdout
+    (host / "test_whole.py").unlink()
+    done = subprocess.run(done.args, capture_output=True, text=True)
+    assert done.returncode == 1 and "1 failed, 1 skipped" in done.stdout, done.stdout
