@@ -55,7 +55,7 @@ class Environment:
                 session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder))
             self.comfy = find_comfy(CACHE, self.python)
         except (ValueError, subprocess.CalledProcessError) as error:
-            session.error(str(error))
+            session.error(str(error).rstrip("."))
         if fresh:
             self.install(pinned=not own)
             stamp.write_text(digest)

@@ -22,14 +22,15 @@ class HeatMap:
     """A running, noise-weighted mean of some words' maps at pixel size. [frames, height, width], unnormalised."""
 
     def __init__(self, height: int, width: int):
-        self.size, self.total, self.weight = (height, width), None, 0.0
+        self.size, self.weight = (height, width), 0.0
+        self.total: Tensor | None = None
 
     def add(self, record: CrossAttentionRecord, level: int, columns: tuple[int, ...]) -> None:
         """Adds one recorded level; resolutions count equally."""
         if not columns:
             return
         picked = record.pick(level, columns)
-        mean = sum(resize(maps, self.size) for maps in picked.values()) / len(picked)
+        mean = torch.stack([resize(maps, self.size) for maps in picked.values()]).mean(0)
         weight = noise_weight(record.sigmas[level])
         self.total = mean * weight if self.total is None else self.total + mean * weight
         self.weight += weight

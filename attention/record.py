@@ -83,7 +83,7 @@ class MapRecorder:
         self.sums[size] = (total + rearrange(maps, "f t (h w) -> f t h w", h=size[0]), layers + 1)
 
     def finish(self) -> None:
-        if self.sums:
+        if self.sigma is not None and self.sums:
             self.record.sigmas.append(self.sigma)
             self.record.levels.append({size: (total / layers).half().cpu() for size, (total, layers) in self.sums.items()})
         self.sigma, self.sums = None, {}

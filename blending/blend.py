@@ -41,7 +41,7 @@ class BlendedModel:
     ):
         self.model, self.sigmas, self.background, self.mask_at = model, sigmas.clone(), background, mask
         self.calls_per_step, self.step, self.calls_left = calls_per_step, -1, 0
-        self.mask: Tensor | None = None
+        self.mask = torch.empty(0)  # set by the first call
 
     def __getattr__(self, name: str):
         return getattr(self.model, name)  # solvers look through to inner_model

@@ -15,7 +15,7 @@ import numpy as np
 from demo.scenes import COLOURS, SHAPES, outline
 
 SHADES = np.linspace(0.74, 1.26, 9)  # shading and patterns scale an object's colour by 0.78 to 1.25
-TOO_FAR = 18.0  # Lab distance from the palette beyond which a pixel has none of its colours: grass is no green, sand no white
+TOO_FAR = 16.0  # Lab distance from the palette beyond which a pixel has none of its colours: grass is no green, sand no white
 GRID = 64  # side of the raster on which outlines are compared
 ANGLES = np.linspace(-0.4, 0.4, 17)
 LEAST_IOU = 0.84  # no two different outlines overlap better than that (circle and square: 0.838), rendered objects reach 0.90

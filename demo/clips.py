@@ -71,7 +71,8 @@ def truth(name: str, shape: str | None = None) -> np.ndarray:
     clip = find(name)
     thing = replace(clip.thing, shape=shape or clip.thing.shape)
     places = [
-        replace(thing, x=thing.x + clip.velocity[0] * i, y=thing.y + clip.velocity[1] * i, angle=thing.angle + clip.spin * i) for i in range(FRAMES)
+        replace(thing, x=thing.x + clip.velocity[0] * i, y=thing.y + clip.velocity[1] * i, angle=thing.angle + clip.spin * i)
+        for i in range(FRAMES)
     ]
     return np.stack([draw_mask(place, SIZE) for place in places])
 

@@ -25,7 +25,7 @@ from demo.check import find_object
 from demo.comfy_env import import_comfy
 from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, caption, draw, finish, paint_ground, plain_scene, random_scene, random_thing
 
-SEED = 880_000  # of every held-out scene and sample, always as one part of a seed sequence: training's seeds are single numbers below 10 000
+SEED = 880_000  # of all held-out scenes, as [SEED, stage, ...]; training's are single numbers below 10 000
 TOO_CLOSE = {  # grounds on which a colour is hard to tell even when it is rendered
     "red": ("brick",),
     "green": ("grass",),
@@ -71,7 +71,7 @@ class Demo:
     @cached_property
     def parts(self) -> tuple[Any, Any, Any]:
         if not self.checkpoint.is_file():
-            raise SystemExit(f"There is no checkpoint at {self.checkpoint}: train one (python -m demo.train all) or name one with --checkpoint.")
+            raise SystemExit(f"There is no checkpoint at {self.checkpoint}: train one (demo.train) or name one with --checkpoint.")
         import_comfy()
         from comfy.cli_args import args
 

@@ -96,7 +96,9 @@ class _Graph:
             raise ValueError(f"workflow: the links into input {socket['name']!r} of node {node['id']} run in a circle: take one out.")
         link = self.links.get(socket["link"])
         if link is None or link[1] not in self.nodes:
-            raise ValueError(f"workflow: input {socket['name']!r} of node {node['id']} hangs on link {socket['link']}, which comes from nowhere.")
+            raise ValueError(
+                f"workflow: input {socket['name']!r} of node {node['id']} hangs on link {socket['link']}, which comes from nowhere."
+            )
         return self.origin_of_output(self.nodes[link[1]], link[2], wanted or socket["type"], (*passed, (node["id"], slot)))
 
     def origin_of_output(self, node: dict, slot: int, wanted: str, passed: tuple) -> tuple[int, int] | None:

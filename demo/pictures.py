@@ -1,6 +1,6 @@
 """Pictures that show an edit: the comparison clip, the contact sheet, and the thumbnails of the workflows.
 
-    python -m demo.pictures out/demo        writes workflows/*.jpg from what `demo.run` left there
+python -m demo.pictures out/demo        writes workflows/*.jpg from what `demo.run` left there
 """
 
 from __future__ import annotations

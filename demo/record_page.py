@@ -1,15 +1,13 @@
 """Records what ComfyUI's own page makes of the workflows: the fixtures that tests/demo/test_graphs.py compares with.
 
-    python -m demo.record_page [--pictures FOLDER]
+    python -m demo.record_page
 
 Run it again when a node's inputs, a workflow or ComfyUI changes. It needs what the tests do not: Chromium with its driver,
 and `pip install selenium`. It starts a ComfyUI (COMFYUI_PATH, or the downloaded one) and opens its page without a window.
-`--pictures` also draws each workflow as the page shows it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -48,9 +46,6 @@ def open_page(address: str) -> webdriver.Chrome:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--pictures", type=Path)
-    arguments = arguments.parse_args()
     used: set[str] = set()
     with tempfile.TemporaryDirectory() as folder, ComfyHost(find_comfy(REPOSITORY / ".cache"), prepare_base(Path(folder))) as host:
         page = open_page(host.address)
@@ -62,9 +57,6 @@ def main() -> None:
                 if "error" in answer:
                     raise SystemExit(f"The page could not export {file.name}: {answer['error']}")
                 write(FIXTURES / f"{file.stem}.prompt.json", answer["output"])
-                if arguments.pictures:
-                    arguments.pictures.mkdir(parents=True, exist_ok=True)
-                    page.save_screenshot(str(arguments.pictures / f"{file.stem}.png"))
                 print(f"{file.name}: {len(answer['output'])} nodes")
         finally:
             page.quit()

@@ -140,7 +140,7 @@ def random_thing(rng: np.random.Generator, colour: str | None = None, shape: str
         float(radius),
         float(rng.uniform(-0.3, 0.3)),
         str(rng.choice(PATTERNS, p=[0.6, 0.2, 0.2])),
-        tuple(float(t) for t in rng.uniform(-9, 9, 3)),
+        (float(rng.uniform(-9, 9)), float(rng.uniform(-9, 9)), float(rng.uniform(-9, 9))),
     )
 
 
@@ -177,8 +177,9 @@ def plain_scene(rng: np.random.Generator, colour: str, shape: str, ground: str, 
     return finish(picture, rng), mask
 
 
-def render_clip(seed: int, things: list[Thing], ground: str, frames: int, velocity: tuple[float, float], spin: float = 0.0,
-                size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+def render_clip(
+    seed: int, things: list[Thing], ground: str, frames: int, velocity: tuple[float, float], spin: float = 0.0, size: int = SIZE
+) -> tuple[np.ndarray, np.ndarray]:
     """The first thing moves by `velocity` (heights a frame) and turns by `spin` (radians a frame), the rest stand still.
 
     Returns frames [frames, size, size, 3] uint8 and the moving object's mask [frames, size, size] in 0..1."""

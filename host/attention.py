@@ -33,7 +33,9 @@ class _Everywhere(dict):
             def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 if previous is not None:
                     return previous(q, k, v, options)
-                return optimized_attention(q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options)
+                return optimized_attention(
+                    q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
+                )
 
             return self.handler(q, k, v, attend, options)
 

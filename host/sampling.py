@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def unet_family(model) -> str:
-    """"eps" or "v". Raises ValueError for a MODEL that is no image U-Net predicting either."""
+    """ "eps" or "v". Raises ValueError for a MODEL that is no image U-Net predicting either."""
     inner = model.model
     unet = model.get_model_object("diffusion_model")
     if not isinstance(unet, UNetModel):
@@ -23,7 +23,9 @@ def unet_family(model) -> str:
         )
     channels, latent = unet.in_channels, inner.latent_format.latent_channels
     if channels != latent:
-        raise ValueError(f"the model takes {channels} channels instead of {latent}, as inpainting checkpoints do. Load the ordinary checkpoint.")
+        raise ValueError(
+            f"the model takes {channels} channels instead of {latent}, as inpainting checkpoints do. Load the ordinary checkpoint."
+        )
     kinds = {comfy.model_base.ModelType.EPS: "eps", comfy.model_base.ModelType.V_PREDICTION: "v"}
     if inner.model_type not in kinds:
         raise ValueError(f"the model predicts {inner.model_type.name}; only noise (eps) and v-prediction models can be inverted.")
@@ -62,9 +64,13 @@ def check_latent(model, samples: Tensor) -> None:
     """Raises ValueError for a LATENT that is no clip of this model: empty, of another kind, or not finite."""
     channels = model.model.latent_format.latent_channels
     if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
-        raise ValueError(f"its shape is {list(samples.shape)}, but this model needs [frames, {channels}, height/8, width/8]. Encode the frames with this checkpoint's VAE.")
+        raise ValueError(
+            f"its shape is {list(samples.shape)}, but this model needs [frames, {channels}, height/8, width/8]. Encode the frames with this checkpoint's VAE."
+        )
     if not torch.isfinite(samples).all():
-        raise ValueError("it holds values that are not finite (NaN or infinity). Encode the frames again, with the VAE in fp32 if it overflows.")
+        raise ValueError(
+            "it holds values that are not finite (NaN or infinity). Encode the frames again, with the VAE in fp32 if it overflows."
+        )
 
 
 def latent_out(model, latent: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ def tokenised_words(clip, text: str, tokens: dict) -> PromptWords:
     name = "l" if "l" in tokens else next(iter(tokens))
     tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
     if tokenizer is None or not hasattr(tokenizer, "inv_vocab"):
-        raise ValueError(f"the CLIP's text encoder ({name}) is not a CLIP one, so its words cannot be found. Use the CLIP of an SD1.5, SD2.x or SDXL checkpoint.")
+        raise ValueError(
+            f"the CLIP's text encoder ({name}) is not a CLIP one, so its words cannot be found. Use the CLIP of an SD1.5, SD2.x or SDXL checkpoint."
+        )
     chunks = [[pair[0] for pair in chunk] for chunk in tokens[name]]
     return read_words(text, chunks, tokenizer.inv_vocab.__getitem__)
 

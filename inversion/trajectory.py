@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,13 @@ class Trajectory:
     """A clip's latents at each noise level of its inversion, in model space and ComfyUI's coordinates x = z0 + sigma * eps.
 
     sigmas: [levels] rising from 0. latents: [levels, frames, channels, height/8, width/8] fp32 on the CPU;
-    latents[0] is the clip itself. record: what the recorder kept of the cross-attention (None: nothing was recorded).
+    latents[0] is the clip itself. record: what a recorder kept on the way, unread here (None: nothing was recorded).
     family: what the model predicts, "eps" or "v".
     """
 
     sigmas: Tensor
     latents: Tensor
-    record: object = None
+    record: Any = None
     family: str = "eps"
 
     @property

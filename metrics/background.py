@@ -32,7 +32,9 @@ def psnr_outside(reference: np.ndarray, edited: np.ndarray, masks: np.ndarray) -
     squared, weight = _squared_error(reference, edited), _background(masks, reference)
     area = weight.sum((1, 2))
     if (area == 0).any():
-        raise ValueError(f"psnr_outside: the mask of frame {int(np.argmin(area))} covers the whole frame, so there is no background to judge.")
+        raise ValueError(
+            f"psnr_outside: the mask of frame {int(np.argmin(area))} covers the whole frame, so there is no background to judge."
+        )
     return _decibels((squared.mean(3) * weight).sum((1, 2)) / area)
 
 
@@ -51,13 +53,17 @@ def _as_float(pictures: np.ndarray) -> np.ndarray:
 
 def _squared_error(reference: np.ndarray, edited: np.ndarray) -> np.ndarray:
     if reference.shape != edited.shape or reference.ndim != 4:
-        raise ValueError(f"background PSNR: frames of shape {reference.shape} and {edited.shape}: give two clips [frames, height, width, 3] of one shape.")
+        raise ValueError(
+            f"background PSNR: frames of shape {reference.shape} and {edited.shape}: give two clips [frames, height, width, 3] of one shape."
+        )
     return (_as_float(reference) - _as_float(edited)) ** 2
 
 
 def _background(masks: np.ndarray, frames: np.ndarray) -> np.ndarray:
     if masks.shape != frames.shape[:3]:
-        raise ValueError(f"background PSNR: masks of shape {masks.shape} for frames of shape {frames.shape}: give one mask [height, width] for each frame.")
+        raise ValueError(
+            f"background PSNR: masks of shape {masks.shape} for frames of shape {frames.shape}: give one mask [height, width] for each frame."
+        )
     return 1 - masks.astype(np.float64)
 
 

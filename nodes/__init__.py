@@ -13,7 +13,3 @@ from .temporal import TemporalAttention
 class BladeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LoadVideo, Prompt, TemporalAttention, DDIMInvert, CrossAttentionMask, BlendedSampler]
-
-
-async def comfy_entrypoint() -> BladeExtension:
-    return BladeExtension()

@@ -30,7 +30,13 @@ class DDIMInvert(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that will sample too, with the same Temporal-Spatial Attention."),
                 io.Conditioning.Input("source", tooltip="What is in the clip, from a Prompt (BLADE) node."),
                 io.Latent.Input("latent", tooltip="The clip, encoded by VAE Encode: one latent a frame."),
-                io.Int.Input("steps", default=25, min=1, max=999, tooltip="Levels between clip and noise, on diffusers' DDIM grid. 25 to 50 is usual."),
+                io.Int.Input(
+                    "steps",
+                    default=25,
+                    min=1,
+                    max=999,
+                    tooltip="Levels between clip and noise, on diffusers' DDIM grid. 25 to 50 is usual.",
+                ),
             ],
             outputs=[TrajectorySocket.Output(display_name="trajectory", tooltip="All levels of the clip, for masks and for the sampler.")],
         )

@@ -31,8 +31,12 @@ class LoadVideo(io.ComfyNode):
                     tooltip="A video in ComfyUI's input folder; the button uploads one.",
                 ),
                 io.Int.Input("start_frame", default=0, min=0, max=1_000_000, tooltip="The first frame to read, counted from 0."),
-                io.Int.Input("frame_count", default=0, min=0, max=1_000_000, tooltip="How many frames to read at most. 0 reads to the end."),
-                io.Int.Input("every_nth", default=1, min=1, max=1000, tooltip="Read every n-th frame only; the frame rate is divided by n."),
+                io.Int.Input(
+                    "frame_count", default=0, min=0, max=1_000_000, tooltip="How many frames to read at most. 0 reads to the end."
+                ),
+                io.Int.Input(
+                    "every_nth", default=1, min=1, max=1000, tooltip="Read every n-th frame only; the frame rate is divided by n."
+                ),
                 io.Int.Input(
                     "longest_side",
                     default=0,

@@ -21,9 +21,16 @@ class CrossAttentionMask(io.ComfyNode):
             description="Draws a mask from the cross-attention that the inversion recorded. Runs no model: change words and threshold freely.",
             inputs=[
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert (BLADE), whose source came from a Prompt (BLADE) node."),
-                io.String.Input("words", default="", tooltip='Words or phrases of the source prompt, separated by commas: "red car, wheels".'),
+                io.String.Input(
+                    "words", default="", tooltip='Words or phrases of the source prompt, separated by commas: "red car, wheels".'
+                ),
                 io.Float.Input(
-                    "threshold", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Heat above which a pixel belongs to the mask. 0 finds it for the clip (Otsu)."
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Heat above which a pixel belongs to the mask. 0 finds it for the clip (Otsu).",
                 ),
                 io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
             ],

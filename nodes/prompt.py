@@ -33,6 +33,8 @@ class Prompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text: str) -> io.NodeOutput:
         if clip is None:
-            raise ValueError(f"{TITLE}, input clip: there is no CLIP. The checkpoint holds no text encoder: load one that does, or use a CLIP loader.")
+            raise ValueError(
+                f"{TITLE}, input clip: there is no CLIP. The checkpoint holds no text encoder: load one that does, or use a CLIP loader."
+            )
         with naming(TITLE, "clip"):
             return io.NodeOutput(encode_prompt(clip, text))

@@ -36,8 +36,12 @@ class BlendedSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What should not be; an empty prompt is fine."),
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert (BLADE)."),
                 io.Int.Input("steps", default=25, min=1, max=999, tooltip="Sampling steps; as many as the inversion had, or fewer."),
-                io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance of the edit."),
-                io.Combo.Input("sampler_name", options=list(CALLS_PER_STEP), default="euler", tooltip="Deterministic solvers; euler is DDIM."),
+                io.Float.Input(
+                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance of the edit."
+                ),
+                io.Combo.Input(
+                    "sampler_name", options=list(CALLS_PER_STEP), default="euler", tooltip="Deterministic solvers; euler is DDIM."
+                ),
                 io.Float.Input(
                     "start",
                     default=1.0,
@@ -57,7 +61,9 @@ class BlendedSampler(io.ComfyNode):
                     tooltip="Words of the target prompt that may widen the mask, separated by commas. Empty: the words that change.",
                 ),
                 io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
-                io.Mask.Input("mask", optional=True, tooltip="A mask of your own: one for the clip or one a frame. The words are not used then."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="A mask of your own: one for the clip or one a frame. The words are not used then."
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited clip, for VAE Decode."),
@@ -86,7 +92,9 @@ class BlendedSampler(io.ComfyNode):
         with naming(TITLE, "model"):
             family = unet_family(model)
             if family != trajectory.family:
-                raise ValueError(f"it predicts {family}, but the trajectory was inverted by a model that predicts {trajectory.family}. Use that model.")
+                raise ValueError(
+                    f"it predicts {family}, but the trajectory was inverted by a model that predicts {trajectory.family}. Use that model."
+                )
         sigmas = steps_to_ride(model, trajectory, steps, start)
         latent_size = trajectory.latents.shape[-2:]
         height, width = (side * CELL for side in latent_size)
@@ -98,10 +106,10 @@ class BlendedSampler(io.ComfyNode):
             latent_mask = to_latent_mask(pixel_mask, *latent_size)
             mask_at = lambda step: latent_mask  # noqa: E731
         else:
-            source, goal = words_to_edit(trajectory, target, source_words, target_words)
-            recorder = MapRecorder(words_of(target), recorded_sizes(*latent_size))
+            source, words, aim = words_to_edit(trajectory, target, source_words, target_words)
+            recorder = MapRecorder(words, recorded_sizes(*latent_size))
             heat = record_heat(trajectory.record, source, height, width)
-            online = OnlineMask(heat, recorder, goal, sigmas, latent_size, grow)
+            online = OnlineMask(heat, recorder, aim, sigmas, (latent_size[0], latent_size[1]), grow)
             mask_at = online.at_step
 
         result = []
@@ -146,21 +154,25 @@ def fixed_mask(mask: torch.Tensor, frames: int, height: int, width: int, grow: i
     mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
     with naming(TITLE, "mask"):
         if tuple(mask.shape[-2:]) != (height, width):
-            raise ValueError(f"it is {mask.shape[-1]}x{mask.shape[-2]} pixels, but the clip is {width}x{height}. Resize the mask to the clip's size.")
+            raise ValueError(
+                f"it is {mask.shape[-1]}x{mask.shape[-2]} pixels, but the clip is {width}x{height}. Resize the mask to the clip's size."
+            )
         if len(mask) not in (1, frames):
             raise ValueError(f"it has {len(mask)} frames, but the trajectory has {frames}. Give one mask, or one for each frame.")
     return grow_mask(mask.expand(frames, -1, -1), grow)
 
 
-def words_to_edit(trajectory: Trajectory, target, source_words: str, target_words: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Columns of the words that say where to edit: of the source prompt, and of the target prompt."""
+def words_to_edit(
+    trajectory: Trajectory, target, source_words: str, target_words: str
+) -> tuple[tuple[int, ...], PromptWords, tuple[int, ...]]:
+    """The words that say where to edit: columns of the source prompt; the target prompt's words, and columns of those."""
     record, goal = trajectory.record, words_of(target)
     if record is None:
         raise ValueError(
             f"{TITLE}, input trajectory: no words were recorded with it, so no mask can draw itself. "
             "Make the source prompt of DDIM Invert with a Prompt (BLADE) node, or connect a mask."
         )
-    if not isinstance(goal, PromptWords):
+    if goal is None:
         raise ValueError(
             f"{TITLE}, input target: its words are not known, so no mask can draw itself. Make it with a Prompt (BLADE) node, or connect a mask."
         )
@@ -180,4 +192,4 @@ def words_to_edit(trajectory: Trajectory, target, source_words: str, target_word
             f"{TITLE}, input source_words: the target prompt only adds words, so none of the source prompt says where to edit. "
             f"Name words of the source prompt {record.words.text!r}."
         )
-    return source, aim
+    return source, goal, aim

@@ -1,5 +1,6 @@
 import numpy as np
 import torch
+
 from blade.attention.masks import HeatMap, grow_mask, noise_weight, otsu, paint_heat, threshold_mask, to_latent_mask
 from blade.attention.record import CrossAttentionRecord
 from blade.attention.words import PromptWords, Word

@@ -1,4 +1,5 @@
 import torch
+
 from blade.attention.record import MapRecorder, recorded_sizes, token_maps
 from blade.attention.words import PromptWords, Word
 

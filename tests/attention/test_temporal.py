@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from blade.attention.temporal import key_frames, temporal_attention
 
 FRAMES, CONDS, CELLS, WIDTH = 5, 2, 6, 8

@@ -1,4 +1,5 @@
 import pytest
+
 from blade.attention.words import changed_columns, read_words
 
 START, END = 1, 2

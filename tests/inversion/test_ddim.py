@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from blade.inversion.ddim import invert_ddim
 
 SIGMAS = torch.tensor([14.6, 6.0, 2.5, 1.1, 0.4, 0.03, 0.0])

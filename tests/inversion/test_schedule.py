@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from blade.inversion.schedule import ddim_sigmas
 
 ALPHA_BAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)

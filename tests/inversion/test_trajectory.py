@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from blade.inversion.trajectory import Trajectory
 
 SIGMAS = torch.tensor([0.0, 0.5, 2.0, 10.0])

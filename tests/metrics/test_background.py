@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from blade.metrics.background import dilate, psnr_outside, psnr_outside_five
 
 GREY = np.full((2, 10, 20, 3), 0.5)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from blade.metrics.masks import iou
 
 

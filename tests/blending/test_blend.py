@@ -1,0 +1,122 @@
+"""The wrapped model alone, on a written-out Euler solver: core's own solvers are in tests/host/test_alignment.py."""
+
+import pytest
+import torch
+
+from blade.blending.blend import CALLS_PER_STEP, blend, check_solver, sample_blended
+from blade.inversion.trajectory import Trajectory
+
+SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.2, 0.0])
+torch.manual_seed(0)
+TRAJECTORY = Trajectory(SIGMAS.flip(0), torch.randn(5, 3, 4, 6, 6) * (1 + SIGMAS.flip(0)).view(-1, 1, 1, 1, 1))
+
+
+def euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * x.new_ones(len(x)))
+        x = x + (sigmas[i + 1] - sigmas[i]) * (x - denoised) / sigmas[i]
+    return x
+
+
+def network(x, sigma):
+    return torch.tanh(x) * 0.9
+
+
+def edit(mask, model=network, start=None):
+    return sample_blended(
+        model,
+        TRAJECTORY.latents[-1] if start is None else start,
+        SIGMAS,
+        solver=euler,
+        calls_per_step=1,
+        background=TRAJECTORY.at,
+        mask=lambda step: mask[step] if isinstance(mask, list) else mask,
+    )
+
+
+def test_an_empty_mask_gives_back_the_clip_to_the_bit():
+    assert torch.equal(edit(torch.zeros(3, 1, 6, 6)), TRAJECTORY.latents[0])
+
+
+def test_a_full_mask_is_the_unblended_sampler_to_the_bit():
+    x = TRAJECTORY.latents[-1]
+    assert torch.equal(edit(torch.ones(3, 1, 6, 6)), euler(network, x, SIGMAS))
+
+
+def test_outside_a_changing_mask_every_model_input_is_the_trajectory_at_that_sigma():
+    """Also pins the last blend: what comes back outside the last mask is the clip."""
+    masks = [(torch.rand(3, 1, 6, 6) > 0.5).float() for _ in range(4)]
+    seen = []
+
+    def recording(x, sigma):
+        seen.append((x.clone(), sigma[0]))
+        return network(x, sigma)
+
+    result = edit(masks, recording)
+    for (x, sigma), mask in zip(seen, masks, strict=True):
+        outside = (mask == 0).expand_as(x)
+        torch.testing.assert_close(x[outside], TRAJECTORY.at(sigma)[outside], rtol=0, atol=1e-6)
+    outside = (masks[-1] == 0).expand_as(result)
+    assert torch.equal(result[outside], TRAJECTORY.latents[0][outside])
+
+
+def test_outside_the_mask_the_solver_itself_rides_the_trajectory():
+    """The solver's own state, not only what the model is shown: else a solver with memory would mix levels."""
+    states = []
+
+    def watched(model, x, sigmas, **_):
+        for i in range(len(sigmas) - 1):
+            states.append(x.clone())
+            denoised = model(x, sigmas[i] * x.new_ones(len(x)))
+            x = x + (sigmas[i + 1] - sigmas[i]) * (x - denoised) / sigmas[i]
+        return x
+
+    sample_blended(network, TRAJECTORY.latents[-1], SIGMAS, solver=watched, calls_per_step=1, background=TRAJECTORY.at,
+                   mask=lambda step: torch.zeros(3, 1, 6, 6))  # fmt: skip
+    for state, level in zip(states, range(4, 0, -1), strict=True):
+        torch.testing.assert_close(state, TRAJECTORY.latents[level], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mask_is_asked_once_a_step_and_frozen_for_the_steps_further_calls():
+    asked = []
+
+    def mask(step):
+        asked.append(step)
+        return torch.full((1, 1, 1, 1), float(step % 2))
+
+    inputs = []
+
+    def heun_like(model, x, sigmas, **_):
+        for i in range(len(sigmas) - 1):
+            model(torch.full_like(x, 7.0), sigmas[i] * x.new_ones(len(x)))
+            if sigmas[i + 1] > 0:
+                model(torch.full_like(x, 7.0), sigmas[i + 1] * x.new_ones(len(x)))
+        return x
+
+    sample_blended(lambda x, s: inputs.append(bool((x == 7).all())) or x, TRAJECTORY.latents[-1], SIGMAS, solver=heun_like, calls_per_step=2,
+                   background=TRAJECTORY.at, mask=mask)  # fmt: skip
+    assert asked == [0, 1, 2, 3]
+    assert inputs == [False, False, True, True, False, False, True]
+
+
+def test_a_solver_that_writes_into_its_sigmas_harms_nobody():
+    def vandal(model, x, sigmas, **_):
+        sigmas.zero_()
+        return model(x, torch.full((3,), 10.0))
+
+    sigmas = SIGMAS.clone()
+    sample_blended(network, TRAJECTORY.latents[-1], sigmas, solver=vandal, calls_per_step=1, background=TRAJECTORY.at,
+                   mask=lambda step: torch.ones(3, 1, 6, 6))  # fmt: skip
+    assert torch.equal(sigmas, SIGMAS)
+
+
+def test_blending_is_exact_at_both_ends():
+    a, b = torch.randn(100), torch.randn(100)
+    assert torch.equal(blend(a, b, torch.ones(100)), a)
+    assert torch.equal(blend(a, b, torch.zeros(100)), b)
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "lcm", "dpm_fast", "euler_cfg_pp"])
+def test_solvers_that_cannot_ride_a_trajectory_are_refused_with_those_that_can(name):
+    with pytest.raises(ValueError, match=f"'{name}'.*{', '.join(CALLS_PER_STEP)}"):
+        check_solver(name)
