@@ -219,7 +219,8 @@ def run_edit(host: ComfyHost, name: str, target: Path) -> dict:
     with PeakMemory(host.pid) as memory:
         outcome = host.run(prompt, on_event=Progress(prompt))
     if outcome.error:
-        raise RunFailed(outcome.error)
+        title = prompt[outcome.error_node]["_meta"]["title"] if outcome.error_node in prompt else ""
+        raise RunFailed(outcome.error if title in outcome.error else f"{title}: {outcome.error}")
     clips = collect(outcome, host.base / "output")
     clip = Path(prompt[only(prompt, "BLADE_LoadVideo")]["inputs"]["video"]).stem
     report = {

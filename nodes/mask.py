@@ -30,7 +30,7 @@ class CrossAttentionMask(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Heat above which a pixel belongs to the mask. 0 finds it for the clip (Otsu).",
+                    tooltip="Heat above which a pixel belongs to the mask. 0 finds it for the clip.",
                 ),
                 io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
             ],

@@ -1,7 +1,8 @@
+import cv2
 import numpy as np
 import torch
 
-from blade.attention.masks import HeatMap, grow_mask, noise_weight, otsu, paint_heat, threshold_mask, to_latent_mask
+from blade.attention.masks import HeatMap, grow_mask, half_height, noise_weight, paint_heat, threshold_mask, to_latent_mask
 from blade.attention.record import CrossAttentionRecord
 from blade.attention.words import PromptWords, Word
 
@@ -43,9 +44,22 @@ def test_a_frame_without_the_object_stays_empty():
     assert threshold_mask(heat.normalised())[1].sum() == 0
 
 
-def test_otsu_separates_two_heaps():
-    heat = torch.cat([torch.full((1, 10, 10), 0.2), torch.full((1, 10, 5), 0.9)], 2)
-    assert 0.19 <= otsu(heat) < 0.9
+def test_the_threshold_is_half_way_between_background_and_object_whatever_their_areas():
+    for width in (2, 5, 12):
+        heat = torch.cat([torch.full((1, 10, 20), 0.2), torch.full((1, 10, width), 0.9)], 2)
+        assert abs(half_height(heat) - 0.55) < 0.01
+
+
+def test_the_outline_of_a_blurred_object_is_where_the_object_ends():
+    truth = torch.zeros(1, 64, 64)
+    truth[:, 20:44, 16:40] = 1
+    blurred = torch.from_numpy(cv2.GaussianBlur(truth[0].numpy(), (0, 0), 5))[None]
+    found = threshold_mask(0.1 + 0.7 * blurred)
+    assert (found * truth).sum() / (found + truth).clamp(max=1).sum() > 0.85
+
+
+def test_heat_without_contrast_gives_no_error():
+    assert threshold_mask(torch.zeros(2, 8, 8)).sum() == 0
 
 
 def test_a_fixed_threshold_is_taken_as_it_is():

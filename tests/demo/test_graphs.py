@@ -23,7 +23,7 @@ def read(path: Path) -> dict:
 
 
 def page_export(path: Path) -> dict:
-    """The page's own prompt. It also sends the state of a video's preview, which is no input of the node: the server drops it."""
+    """The page's own prompt. Once a video's preview has loaded, it also sends that preview's state, which is no input of the node."""
     prompt = read(HERE / f"{path.stem}.prompt.json")
     for node in prompt.values():
         node["inputs"].pop("video-preview", None)

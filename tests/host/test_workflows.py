@@ -1,0 +1,140 @@
+"""The graphs of workflows/ and each kind of bad input, over HTTP on a real server."""
+
+import copy
+import json
+
+import pytest
+
+from demo.graphs import to_prompt
+from demo.host import REPOSITORY
+
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def graphs(server):
+    """Every workflow as the server runs it, shortened: 4 frames and 5 steps."""
+    info = server.object_info()
+    found = {}
+    for file in WORKFLOWS:
+        prompt = to_prompt(json.loads(file.read_text(encoding="utf-8")), info)
+        for node in prompt.values():
+            if "steps" in node["inputs"]:
+                node["inputs"]["steps"] = 5
+            if node["class_type"] == "BLADE_LoadVideo":
+                node["inputs"]["frame_count"] = 4
+        found[file.stem] = prompt
+    return found
+
+
+@pytest.fixture
+def graph(graphs):
+    return copy.deepcopy(graphs["blade_change_colour"])
+
+
+def node(graph, class_type):
+    return next(entry for entry in graph.values() if entry["class_type"] == class_type)
+
+
+def test_there_are_workflows():
+    assert {"blade_change_colour", "blade_change_shape"} <= {file.stem for file in WORKFLOWS}
+
+
+@pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
+def test_a_workflow_runs_to_a_video(server, graphs, name):
+    steps = []
+    outcome = server.run(graphs[name], on_event=lambda event: steps.append(event["data"]["node"]) if event["type"] == "progress" else None)
+    assert outcome.error is None
+    save = next(key for key, entry in graphs[name].items() if entry["class_type"] == "SaveVideo")
+    (video,) = outcome.outputs[save]["images"]
+    assert (server.base / "output" / video["subfolder"] / video["filename"]).stat().st_size > 1000
+    sampler = next(key for key, entry in graphs[name].items() if entry["class_type"] == "BLADE_BlendedSampler")
+    assert steps.count(sampler) >= 5  # progress of every step reached the page
+
+
+def test_another_target_prompt_does_not_invert_again(server, graph):
+    server.run(graph)
+    target = graph[node(graph, "BLADE_BlendedSampler")["inputs"]["target"][0]]
+    target["inputs"]["text"] = "a green circle on grass"
+    sampler = node(graph, "BLADE_BlendedSampler")["inputs"]
+    sampler["target_words"] = "green circle"
+    outcome = server.run(graph)
+    assert outcome.error is None
+    invert = next(key for key, entry in graph.items() if entry["class_type"] == "BLADE_DDIMInvert")
+    assert invert in outcome.cached
+
+
+def refused(server, graph, class_type, *words):
+    """The graph ends with one sentence of ours at that node, and the sampler's output is not written."""
+    before = sorted((server.base / "output").rglob("*"))
+    outcome = server.run(graph)
+    assert outcome.error is not None
+    assert graph[outcome.error_node]["class_type"] == class_type
+    for word in words:
+        assert word in outcome.error
+    assert "Traceback" not in outcome.error
+    assert sorted((server.base / "output").rglob("*")) == before
+
+
+def test_a_missing_video_is_refused_before_anything_runs(server, graph):
+    node(graph, "BLADE_LoadVideo")["inputs"]["video"] = "nowhere.mp4"
+    refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "video", "nowhere.mp4")
+
+
+def test_an_unreadable_video_is_refused(server, graph, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"\0" * 4096)
+    node(graph, "BLADE_LoadVideo")["inputs"]["video"] = server.add_input(broken)
+    refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "broken.mp4", "cannot be decoded", "Choose another")
+
+
+def test_an_empty_stretch_is_refused_with_the_clips_length(server, graph):
+    node(graph, "BLADE_LoadVideo")["inputs"]["start_frame"] = 5000
+    refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "12 frames", "5000")
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "title"),
+    [
+        ("BLADE_CrossAttentionMask", "words", "Cross-Attention Mask (BLADE)"),
+        ("BLADE_BlendedSampler", "source_words", "Blended Sampler (BLADE)"),
+        ("BLADE_BlendedSampler", "target_words", "Blended Sampler (BLADE)"),
+    ],
+)
+def test_a_word_that_is_not_in_the_prompt_is_refused_with_its_words(server, graph, class_type, name, title):
+    node(graph, class_type)["inputs"][name] = "circel"
+    refused(server, graph, class_type, title, name, "'circel'", "a, ", "circle, on, grass", "Did you mean 'circle'")
+
+
+def test_a_mask_of_another_size_is_refused(server, graph):
+    graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 128}}
+    node(graph, "BLADE_BlendedSampler")["inputs"]["mask"] = ["mask", 0]
+    refused(server, graph, "BLADE_BlendedSampler", "input mask", "64x128", "128x128", "Resize")
+
+
+def test_a_mask_with_another_number_of_frames_is_refused(server, graph):
+    load = next(key for key, entry in graph.items() if entry["class_type"] == "BLADE_LoadVideo")
+    graph["short"] = {"class_type": "BLADE_LoadVideo", "inputs": {**graph[load]["inputs"], "frame_count": 3}}
+    graph["mask"] = {"class_type": "ImageToMask", "inputs": {"image": ["short", 0], "channel": "red"}}
+    node(graph, "BLADE_BlendedSampler")["inputs"]["mask"] = ["mask", 0]
+    refused(server, graph, "BLADE_BlendedSampler", "input mask", "3 frames", "has 4")
+
+
+def test_a_trajectory_without_words_says_what_is_missing(server, graph):
+    invert = node(graph, "BLADE_DDIMInvert")["inputs"]
+    clip = graph[invert["source"][0]]["inputs"]["clip"]
+    graph["core"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "a red circle on grass"}}
+    invert["source"] = ["core", 0]
+    outcome = server.run(graph)
+    assert "Prompt (BLADE)" in outcome.error
+
+
+def test_a_solver_that_adds_noise_is_refused_with_those_that_do_not(server, graph):
+    node(graph, "BLADE_BlendedSampler")["inputs"]["sampler_name"] = "euler_ancestral"
+    refused(server, graph, "BLADE_BlendedSampler", "sampler_name", "euler_ancestral", "dpmpp_2m")
+
+
+def test_a_latent_of_another_model_is_refused(server, graph):
+    graph["empty"] = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 4}}
+    node(graph, "BLADE_DDIMInvert")["inputs"]["latent"] = ["empty", 0]
+    refused(server, graph, "BLADE_DDIMInvert", "input latent", "[4, 16, 16, 16]", "needs [frames, 4")
