@@ -340,7 +340,7 @@ if __name__ == "__main__":
     parser.add_argument("--file", type=Path, default=Path(__file__).parent / "blade_demo.safetensors")
     parser.add_argument("--vae-steps", type=int, default=1600)
     parser.add_argument("--decoder-steps", type=int, default=2500)
-    parser.add_argument("--unet-steps", type=int, default=3600)
+    parser.add_argument("--unet-steps", type=int, default=4200)
     parser.add_argument("--scenes", type=int, default=8000, help="scenes whose latents the U-Net learns from")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from comfy_api.latest import io
 
 CATEGORY = "BLADE"
+CELL = 8  # pixels a side that one latent cell covers, in every VAE of the SD family
 TrajectorySocket = io.Custom("BLADE_TRAJECTORY")
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..attention.masks import paint_heat, record_heat, threshold_mask
-from .common import CATEGORY, TrajectorySocket, naming
+from .common import CATEGORY, CELL, TrajectorySocket, naming
 
 TITLE = "Cross-Attention Mask (BLADE)"
-CELL = 8
 
 
 class CrossAttentionMask(io.ComfyNode):

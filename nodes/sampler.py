@@ -15,10 +15,9 @@ from ..host.sampling import latent_out, positive_uuids, run_sampler, sigma_table
 from ..host.words import words_of
 from ..inversion.schedule import ddim_sigmas
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, TrajectorySocket, naming
+from .common import CATEGORY, CELL, TrajectorySocket, naming
 
 TITLE = "Blended Sampler (BLADE)"
-CELL = 8
 
 
 class BlendedSampler(io.ComfyNode):

@@ -64,6 +64,17 @@ def test_another_target_prompt_does_not_invert_again(server, graph):
     assert invert in outcome.cached
 
 
+@pytest.mark.parametrize("name", ["blade_change_colour", "blade_change_shape"])
+def test_the_prompt_is_still_the_one_that_the_page_exported(server, name):
+    """tests/demo compares to_prompt with the page's own export; this, that the nodes have not changed since it was recorded."""
+    workflow = json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    exported = json.loads((REPOSITORY / "tests" / "demo" / f"{name}.prompt.json").read_text(encoding="utf-8"))
+    prompt = to_prompt(workflow, server.object_info())
+    assert {key: entry["inputs"].keys() - {"video-preview"} for key, entry in exported.items()} == {
+        key: entry["inputs"].keys() for key, entry in prompt.items()
+    }
+
+
 def refused(server, graph, class_type, *words):
     """The graph ends with one sentence of ours at that node, and the sampler's output is not written."""
     before = sorted((server.base / "output").rglob("*"))
