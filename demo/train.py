@@ -2,9 +2,10 @@
 
     COMFYUI_PATH=... python -m demo.train all --out out/train
 
-Stages: `vae`, `decoder` (its decoder alone, on the frozen encoder's latents), `unet`, `export`; `all` runs the four.
-Each writes its state every few hundred steps and goes on from there when started again. The U-Net needs the encoder only,
-so `decoder` may run after or beside `unet`. Architectures are ComfyUI's own; only their weights are made here.
+Stages: `vae`, `unet`, `export`; `all` runs the three. Each writes its state every hundred steps and goes on from there when started
+again. Architectures are ComfyUI's own; only their weights are made here. The committed file was made by these stages with these
+steps, rates and data, stopped and continued several times on the way (the learning rate's plateau was planned longer at first), so
+a run in one go gives its like, not its bits.
 """
 
 from __future__ import annotations
@@ -174,17 +175,12 @@ def make_autoencoder() -> tuple[nn.Module, nn.Module]:
     return encoder, decoder
 
 
-def train_autoencoder(out: Path, steps: int, batch: int, rate: float, scenes: int, decoder_only: bool) -> None:
+def train_autoencoder(out: Path, steps: int, batch: int, rate: float, scenes: int) -> None:
     """Mean squared error plus a little L1; latents are kept near mean 0, deviation 1 per channel, and the decoder sees
     them with noise of 0.05, as it will from a sampler."""
     torch.manual_seed(0)
     encoder, decoder = make_autoencoder()
-    path = out / ("decoder.pt" if decoder_only else "vae.pt")
-    if decoder_only:
-        first = load_state(out / "vae.pt")
-        encoder.load_state_dict(first["encoder"])
-        decoder.load_state_dict(first["decoder"])
-        encoder.requires_grad_(False)
+    path = out / "vae.pt"
     both = nn.ModuleList([encoder, decoder])
     matrices = [p for p in both.parameters() if p.requires_grad and p.ndim == 4 and p.shape[:2] == (64, 64)]
     optimiser = Optimiser(both, rate, matrices)
@@ -195,7 +191,7 @@ def train_autoencoder(out: Path, steps: int, batch: int, rate: float, scenes: in
         decoder.load_state_dict(state["decoder"])
         optimiser.load(state["optimiser"])
         start = state["step"]
-    crops = Crops(scenes, seed=100 + start + 10 * decoder_only)
+    crops = Crops(scenes, seed=100 + start)
     began, seen = time.time(), []
     for step in range(start, steps):
         pixels = crops.batch(batch, 64)
@@ -203,9 +199,8 @@ def train_autoencoder(out: Path, steps: int, batch: int, rate: float, scenes: in
             latents = encoder(pixels).float()
             decoded = decoder(latents + 0.05 * torch.randn_like(latents)).float()
         loss = F.mse_loss(decoded, pixels) + 0.1 * F.l1_loss(decoded, pixels)
-        if not decoder_only:
-            spread = (latents.std((0, 2, 3)) - 1).square().mean() + latents.mean((0, 2, 3)).square().mean()
-            loss = loss + 0.02 * spread + 0.1 * F.relu(latents.abs() - 2.7).mean()
+        spread = (latents.std((0, 2, 3)) - 1).square().mean() + latents.mean((0, 2, 3)).square().mean()
+        loss = loss + 0.02 * spread + 0.1 * F.relu(latents.abs() - 2.7).mean()
         optimiser.step(loss, schedule(step, steps))
         photos = torch.arange(batch) % 4 == 0
         seen.append((psnr(decoded[~photos], pixels[~photos]), psnr(decoded[photos], pixels[photos])))
@@ -314,8 +309,6 @@ def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int) -> N
 def export(out: Path, file: Path) -> None:
     """One fp16 checkpoint that CheckpointLoaderSimple loads while the demo model's node pack is installed."""
     unet, vae = load_state(out / "unet.pt"), load_state(out / "vae.pt")
-    if (out / "decoder.pt").exists():
-        vae = load_state(out / "decoder.pt")
     scale = SD15_LATENT_SCALE * float(unet["deviation"])  # ComfyUI: latent = encoder / scale + shift, and x0.18215 after that
     weights = {}
     for name, value in unet["average"].items():
@@ -335,20 +328,17 @@ def export(out: Path, file: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["vae", "decoder", "unet", "export", "all"])
+    parser.add_argument("stage", choices=["vae", "unet", "export", "all"])
     parser.add_argument("--out", type=Path, default=Path("out/train"))
     parser.add_argument("--file", type=Path, default=Path(__file__).parent / "blade_demo.safetensors")
     parser.add_argument("--vae-steps", type=int, default=1600)
-    parser.add_argument("--decoder-steps", type=int, default=2500)
     parser.add_argument("--unet-steps", type=int, default=4200)
     parser.add_argument("--scenes", type=int, default=8000, help="scenes whose latents the U-Net learns from")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.stage in ("vae", "all"):
-        train_autoencoder(options.out, options.vae_steps, 16, 4e-3, 4000, decoder_only=False)
+        train_autoencoder(options.out, options.vae_steps, 16, 4e-3, 4000)
     if options.stage in ("unet", "all"):
         train_unet(options.out, options.unet_steps, 32, 2e-3, options.scenes)
-    if options.stage in ("decoder", "all"):
-        train_autoencoder(options.out, options.decoder_steps, 16, 2e-3, 4000, decoder_only=True)
     if options.stage in ("export", "all"):
         export(options.out, options.file)
