@@ -1,6 +1,6 @@
 """Pictures that show an edit: the comparison clip, the contact sheet, and the thumbnails of the workflows.
 
-python -m demo.pictures out/demo        writes workflows/*.jpg from what `demo.run` left there
+python -m demo.pictures out/demo        writes workflows/*.jpg and demo/result.jpg from what `demo.run` left there
 """
 
 from __future__ import annotations
@@ -98,3 +98,8 @@ if __name__ == "__main__":
     for name, place in (("blade_change_colour", folder), ("blade_change_shape", folder / "shape")):
         save(REPOSITORY / "workflows" / f"{name}.jpg", thumbnail(place / "comparison.mp4"))
         print(f"workflows/{name}.jpg")
+    sheets = [load(place / "contact_sheet.png") for place in (folder, folder / "shape")]
+    width = min(sheet.shape[1] for sheet in sheets)
+    stacked = np.concatenate([sheet[:, :width] for sheet in sheets])
+    save(REPOSITORY / "demo" / "result.jpg", cv2.resize(stacked, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
+    print("demo/result.jpg")

@@ -75,7 +75,7 @@ def test_the_prompt_is_still_the_one_that_the_page_exported(server, name):
     }
 
 
-def refused(server, graph, class_type, *words):
+def assert_refused(server, graph, class_type, *words):
     """The graph ends with one sentence of ours at that node, and the sampler's output is not written."""
     before = sorted((server.base / "output").rglob("*"))
     outcome = server.run(graph)
@@ -89,19 +89,19 @@ def refused(server, graph, class_type, *words):
 
 def test_a_missing_video_is_refused_before_anything_runs(server, graph):
     node(graph, "BLADE_LoadVideo")["inputs"]["video"] = "nowhere.mp4"
-    refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "video", "nowhere.mp4")
+    assert_refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "video", "nowhere.mp4")
 
 
 def test_an_unreadable_video_is_refused(server, graph, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0" * 4096)
     node(graph, "BLADE_LoadVideo")["inputs"]["video"] = server.add_input(broken)
-    refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "broken.mp4", "cannot be decoded", "Choose another")
+    assert_refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "broken.mp4", "cannot be decoded", "Choose another")
 
 
 def test_an_empty_stretch_is_refused_with_the_clips_length(server, graph):
     node(graph, "BLADE_LoadVideo")["inputs"]["start_frame"] = 5000
-    refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "12 frames", "5000")
+    assert_refused(server, graph, "BLADE_LoadVideo", "Load Video (BLADE)", "12 frames", "5000")
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_an_empty_stretch_is_refused_with_the_clips_length(server, graph):
 )
 def test_a_word_that_is_not_in_the_prompt_is_refused_with_its_words(server, graph, class_type, name, title):
     node(graph, class_type)["inputs"][name] = "circel"
-    refused(server, graph, class_type, title, name, "'circel'", "a, ", "circle, on, grass", "Did you mean 'circle'")
+    assert_refused(server, graph, class_type, title, name, "'circel'", "a, ", "circle, on, grass", "Did you mean 'circle'")
 
 
 def test_a_mask_of_another_size_is_refused(server, graph):
     graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 128}}
     node(graph, "BLADE_BlendedSampler")["inputs"]["mask"] = ["mask", 0]
-    refused(server, graph, "BLADE_BlendedSampler", "input mask", "64x128", "128x128", "Resize")
+    assert_refused(server, graph, "BLADE_BlendedSampler", "input mask", "64x128", "128x128", "Resize")
 
 
 def test_a_mask_with_another_number_of_frames_is_refused(server, graph):
@@ -128,7 +128,7 @@ def test_a_mask_with_another_number_of_frames_is_refused(server, graph):
     graph["short"] = {"class_type": "BLADE_LoadVideo", "inputs": {**graph[load]["inputs"], "frame_count": 3}}
     graph["mask"] = {"class_type": "ImageToMask", "inputs": {"image": ["short", 0], "channel": "red"}}
     node(graph, "BLADE_BlendedSampler")["inputs"]["mask"] = ["mask", 0]
-    refused(server, graph, "BLADE_BlendedSampler", "input mask", "3 frames", "has 4")
+    assert_refused(server, graph, "BLADE_BlendedSampler", "input mask", "3 frames", "has 4")
 
 
 def test_a_trajectory_without_words_says_what_is_missing(server, graph):
@@ -142,10 +142,10 @@ def test_a_trajectory_without_words_says_what_is_missing(server, graph):
 
 def test_a_solver_that_adds_noise_is_refused_with_those_that_do_not(server, graph):
     node(graph, "BLADE_BlendedSampler")["inputs"]["sampler_name"] = "euler_ancestral"
-    refused(server, graph, "BLADE_BlendedSampler", "sampler_name", "euler_ancestral", "dpmpp_2m")
+    assert_refused(server, graph, "BLADE_BlendedSampler", "sampler_name", "euler_ancestral", "dpmpp_2m")
 
 
 def test_a_latent_of_another_model_is_refused(server, graph):
     graph["empty"] = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 4}}
     node(graph, "BLADE_DDIMInvert")["inputs"]["latent"] = ["empty", 0]
-    refused(server, graph, "BLADE_DDIMInvert", "input latent", "[4, 16, 16, 16]", "needs [frames, 4")
+    assert_refused(server, graph, "BLADE_DDIMInvert", "input latent", "[4, 16, 16, 16]", "needs [frames, 4")
