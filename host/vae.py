@@ -1,0 +1,82 @@
+"""Frames to latents and back through a VAE, a chunk at a time, with progress and cancellation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import comfy.model_management
+import numpy as np
+import torch
+from comfy.utils import ProgressBar
+from torch import Tensor
+
+CHANNELS, CELL = 4, 8  # of the SD family's VAEs: channels of a latent, pixels a side of its cells
+LARGEST_CHUNK = 16  # frames; more at once are hardly faster
+
+
+def check_vae(vae) -> None:
+    """Raises ValueError for a VAE that does not make one latent of 4 channels and 8x8-pixel cells a frame."""
+    channels, ratio = vae.latent_channels, vae.downscale_ratio
+    if channels != CHANNELS or ratio != CELL:
+        in_time = isinstance(ratio, tuple)
+        side = ratio[-1] if in_time else ratio
+        raise ValueError(
+            f"this {'video ' if in_time else ''}VAE makes latents of {channels} channels and {side}x{side} pixels a cell, not one of {CHANNELS} "
+            f"channels and {CELL}x{CELL} pixels for each frame. Take the VAE of an SD1.5, SD2.x or SDXL checkpoint."
+        )
+
+
+def check_latent(samples: Tensor) -> None:
+    """Raises ValueError for a LATENT that is no clip: [frames, 4, height/8, width/8], finite."""
+    if samples.ndim != 4 or samples.shape[1] != CHANNELS or 0 in samples.shape:
+        raise ValueError(
+            f"its shape is {list(samples.shape)}, but a clip is [frames, {CHANNELS}, height/8, width/8]. "
+            "Connect the latent of an SD1.5, SD2.x or SDXL model."
+        )
+    if not torch.isfinite(samples).all():
+        raise ValueError(
+            "it holds values that are not finite (NaN or infinity). Make it again, with the model or the VAE that made it in fp32 if it overflows."
+        )
+
+
+def fitting_chunk(vae, step: str, shape: tuple[int, ...]) -> int:
+    """How many frames of `shape` half of the VAE's free memory takes by its own estimate: 1 to 16; 1 if it has none.
+
+    step: "encode" or "decode". shape: one frame's input to that step, [1, channels, height, width]."""
+    estimate = getattr(vae, f"memory_used_{step}", None)
+    if estimate is None:
+        return 1
+    free = comfy.model_management.get_free_memory(vae.device)
+    return int(min(max(free / 2 / max(estimate(shape, vae.vae_dtype), 1), 1), LARGEST_CHUNK))
+
+
+def encode_chunks(vae, frames: Iterable[np.ndarray], chunk: int, expected: int | None) -> Iterator[Tensor]:
+    """Latents of `chunk` frames at a time, fp32 on the CPU. [chunk, 4, height/8, width/8]
+
+    frames: uint8 RGB [height, width, 3], taken as they are needed. expected: about how many there are, for the progress bar."""
+    frames = iter(frames)
+    progress = ProgressBar(expected or 1)
+    while pictures := list(islice(frames, chunk)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        pixels = torch.from_numpy(np.stack(pictures)).float().div_(255)
+        latent = vae.encode(pixels).float().cpu()
+        progress.update(len(pictures))
+        yield latent
+
+
+def decode_chunks(vae, samples: Tensor, chunk: int) -> Iterator[np.ndarray]:
+    """Frames of `chunk` latents at a time, uint8 RGB. [chunk, height, width, 3]
+
+    samples: [frames, 4, height/8, width/8] as LATENT holds it. Raises ValueError where the VAE gives no numbers."""
+    progress = ProgressBar(len(samples))
+    for first in range(0, len(samples), chunk):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        pixels = vae.decode(samples[first : first + chunk]).float().cpu()
+        if not torch.isfinite(pixels).all():
+            raise ValueError(
+                f"it decodes frames {first} to {first + len(pixels) - 1} to values that are not finite (NaN or infinity). "
+                "Start ComfyUI with --fp32-vae, or take another VAE."
+            )
+        progress.update(len(pixels))
+        yield pixels.clamp(0, 1).mul_(255).round_().byte().numpy()

@@ -1,0 +1,75 @@
+"""Encode Video: a file of ComfyUI's input folder straight to latents, whatever its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..host.vae import check_vae, encode_chunks, fitting_chunk
+from ..video.load import decode_frames, load_sound, probe
+from .common import CATEGORY, naming
+from .load_video import check_file, file_stamp, reading, stretch_inputs, stretch_outputs, to_audio
+
+TITLE = "Encode Video (BLADE)"
+
+
+class EncodeVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_EncodeVideo",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Load Video and VAE Encode in one, a few frames at a time: a long clip fits in memory, because its pixels never lie "
+            "there together.",
+            inputs=[
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE: SD1.5, SD2.x or SDXL."),
+                *stretch_inputs(),
+                chunk_input("encoded"),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The clip, one latent a frame, for DDIM Invert (BLADE)."),
+                *stretch_outputs(),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, video: str) -> bool | str:
+        return check_file(TITLE, video)
+
+    @classmethod
+    def fingerprint_inputs(cls, video: str, **_) -> str:
+        return file_stamp(video)
+
+    @classmethod
+    def execute(
+        cls, vae, video: str, start_frame: int, frame_count: int, every_nth: int, longest_side: int, chunk_frames: int
+    ) -> io.NodeOutput:
+        with naming(TITLE, "vae"):
+            check_vae(vae)
+        with reading(TITLE, video) as path:
+            stretch = probe(path, start_frame, frame_count, every_nth, longest_side)
+
+        def frames() -> Iterator[np.ndarray]:
+            with reading(TITLE, video) as path:
+                yield from decode_frames(path, start_frame, frame_count, every_nth, longest_side)
+
+        chunk = chunk_frames or fitting_chunk(vae, "encode", (1, 3, stretch.height, stretch.width))
+        samples = torch.cat(list(encode_chunks(vae, frames(), chunk, stretch.frames)))
+        with reading(TITLE, video) as path:
+            sound = load_sound(path, start_frame, len(samples), every_nth)
+        return io.NodeOutput({"samples": samples}, stretch.fps, to_audio(*sound), len(samples))
+
+
+def chunk_input(done: str) -> io.Input:
+    """How many frames the VAE takes at once; `done` says what it does with them."""
+    return io.Int.Input(
+        "chunk_frames",
+        default=0,
+        min=0,
+        max=1024,
+        tooltip=f"Frames that are {done} at once. 0 takes as many as fit in half of the free memory, at most 16. The result is the same.",
+    )

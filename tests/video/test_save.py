@@ -1,0 +1,146 @@
+import weakref
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from blade.video.load import load_clip
+from blade.video.save import FFV1, H264, save_video
+
+
+def noise(frames=7, height=24, width=40):
+    return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def tone(seconds, rate, channels=1):
+    return (0.5 * torch.sin(torch.arange(int(seconds * rate)) / rate * 2 * torch.pi * 300)).expand(channels, -1)
+
+
+def back(path):
+    clip = load_clip(str(path))
+    return clip, (clip.frames * 255).round().byte().numpy()
+
+
+def test_ffv1_gives_back_every_bit_of_frames_and_sound(tmp_path):
+    frames, sound = noise(), torch.rand(3, 9000) * 4 - 2
+    assert save_video(tmp_path / "a.mkv", [frames[:4], frames[4:]], 7, FFV1, waveform=sound, sample_rate=9000) == 7
+    clip, read = back(tmp_path / "a.mkv")
+    assert np.array_equal(read, frames)
+    assert torch.equal(clip.waveform, sound)
+    assert clip.fps == 7
+
+
+def test_h264_is_tagged_bt709_in_limited_range_and_coded_so(tmp_path):
+    save_video(tmp_path / "a.mp4", [np.full((2, 16, 16, 3), (255, 0, 0), np.uint8)], 24, crf=1)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        stream = file.streams.video[0]
+        planes = next(file.decode(stream)).to_ndarray()
+        context = stream.codec_context
+    assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+    assert context.pix_fmt == "yuv420p"
+    red = [planes[0, 0], planes[16, 0], planes[20, 0]]
+    assert red == pytest.approx([63, 102, 240], abs=1)  # BT.709-6, table 3: red at 8 bits
+
+
+def test_h264_looks_like_what_was_written(tmp_path):
+    ramp = np.zeros((5, 64, 64, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(0, 256, 4), np.arange(0, 256, 4)[:, None]
+    save_video(tmp_path / "a.mp4", [ramp], 24)
+    _, read = back(tmp_path / "a.mp4")
+    assert read.shape == ramp.shape
+    assert np.abs(read.astype(int) - ramp).mean() < 2
+
+
+def test_a_lower_crf_makes_a_larger_file(tmp_path):
+    for crf in (5, 40):
+        save_video(tmp_path / f"{crf}.mp4", [noise()], 24, crf=crf)
+    assert (tmp_path / "5.mp4").stat().st_size > 2 * (tmp_path / "40.mp4").stat().st_size
+
+
+@pytest.mark.parametrize("fps", [24000 / 1001, 30000 / 7007, 0.01, 1000])
+@pytest.mark.parametrize("form", [H264, FFV1])
+def test_the_frame_rate_comes_back(tmp_path, form, fps):
+    save_video(tmp_path / "a", [noise()], fps, form)
+    assert back(tmp_path / "a")[0].fps == pytest.approx(fps, rel=1e-5)
+
+
+@pytest.mark.parametrize(("rate", "written"), [(16000, 16000), (44100, 44100), (192000, 48000)])  # AAC knows no 192 kHz
+def test_mp4_carries_the_sound_in_its_place(tmp_path, rate, written):
+    save_video(tmp_path / "a.mp4", [noise(24)], 24, waveform=tone(3, rate, channels=2), sample_rate=rate)
+    clip, _ = back(tmp_path / "a.mp4")
+    assert clip.sample_rate == written
+    assert clip.waveform.shape == (2, written)  # cut at the last frame's end
+    middle = slice(written // 4, written * 3 // 4)
+    torch.testing.assert_close(clip.waveform[:, middle], tone(1, written, 2)[:, middle], rtol=0, atol=0.05)
+
+
+def test_sound_shorter_than_the_frames_does_not_shorten_them(tmp_path):
+    save_video(tmp_path / "a.mp4", [noise(24)], 24, waveform=tone(0.5, 16000), sample_rate=16000)
+    assert len(back(tmp_path / "a.mp4")[1]) == 24
+
+
+def test_sound_lies_beside_the_pictures_in_the_file(tmp_path):
+    """Else a player would have to read to the end of the pictures to find it."""
+    save_video(tmp_path / "a.mkv", [noise(200, 16, 16)], 8, FFV1, waveform=tone(25, 8000), sample_rate=8000)
+    with av.open(str(tmp_path / "a.mkv")) as file:
+        kinds = [packet.stream.type for packet in file.demux() if packet.size]
+    assert "audio" in kinds[:10]
+    assert "video" in kinds[-10:]
+
+
+def test_only_a_few_chunks_are_held_at_once(tmp_path):
+    alive, most = weakref.WeakSet(), 0
+
+    class Chunk(np.ndarray):
+        """An array that a WeakSet takes."""
+
+        __hash__ = object.__hash__
+
+    def chunks():
+        nonlocal most
+        for _ in range(12):
+            chunk = noise(2, 16, 16).view(Chunk)
+            alive.add(chunk)
+            most = max(most, len(alive))
+            yield chunk
+
+    assert save_video(tmp_path / "a.mkv", chunks(), 8, FFV1) == 24
+    assert most <= 3
+
+
+def test_a_cancelled_file_leaves_the_earlier_one_and_nothing_else(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"earlier")
+
+    class Cancelled(BaseException):
+        pass
+
+    def chunks():
+        yield noise(60)
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        save_video(tmp_path / "a.mp4", chunks(), 24, waveform=tone(3, 16000), sample_rate=16000)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "options", "sentence"),
+    [
+        ([], {}, "no frames"),
+        ([noise(0)], {}, "no frames"),
+        ([noise(2), noise(2, 32)], {}, "frame 2 is 40x32 pixels, but the first is 40x24"),
+        ([noise().astype(np.float32)], {}, r"float32 \[7, 24, 40, 3\].*uint8"),
+        ([noise()[0]], {}, r"\[24, 40, 3\].*\[frames, height, width, 3\]"),
+        ([noise()], {"fps": float("nan")}, "frame rate is nan"),
+        ([noise()], {"fps": 0}, "frame rate is 0"),
+        ([noise()], {"waveform": torch.tensor([[0.0, float("inf")]]), "sample_rate": 8000}, "sound.*not finite"),
+        ([noise()], {"waveform": torch.zeros(9, 10), "sample_rate": 8000}, r"\[9, 10\].*1 to 7 channels"),
+        ([noise()], {"waveform": torch.zeros(1, 10)}, "sample rate is 0"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, chunks, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        save_video(tmp_path / "a.mp4", chunks, **{"fps": 24, **options})
+    assert not list(tmp_path.iterdir())
