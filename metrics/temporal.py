@@ -1,0 +1,99 @@
+"""How steady an edited object is over time, judged along a motion that is known exactly: surface, colour and outline."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .background import dilate
+
+RIM = 3  # pixels at the object's edge that are no part of its colour
+
+
+def warp_error(frames: np.ndarray, flow: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Mean squared RGB difference between the object in a frame and the same points of it in the next one. [frames - 1]
+
+    frames: [frames, height, width, 3], uint8 or float 0..1; flow: [frames - 1, height, width, 2], the (dx, dy) in pixels from
+    each pixel of a frame to its place in the next; masks: the object, bool or 0..1 [frames, height, width], inside above a half.
+    In squared units of 0..1. The mean runs over the object's pixels whose next place lies in the picture, and over the channels.
+    Masks must reach the object's rim: the rim is where a plain object that does not follow the motion differs.
+
+    E_warp of Lai et al., "Learning Blind Video Temporal Consistency" (ECCV 2018), equation 13, without its occlusion masks (a rigid
+    object that nothing covers has none) and with an exact flow instead of an estimated one. The next frame is sampled by
+    Lanczos weights over 8x8 pixels: shorter ones smooth what they sample between pixels, so that noise and soft edges would count
+    less or more with the fraction of the motion (on a perfect clip without noise bilinear errs by half as much again at the rim).
+
+    Raises ValueError for shapes that do not fit, for fewer than two frames, and for a frame without an object to judge."""
+    _check("warp_error", frames, 4, masks, flow)
+    height, width = masks.shape[1:]
+    errors = []
+    for index, (field, mask) in enumerate(zip(flow, masks, strict=False)):
+        x, y = _places(field)
+        inside = (mask > 0.5) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        if not inside.any():
+            raise ValueError(f"warp_error: the mask of frame {index} has no pixel that stays in the picture: leave the frame out.")
+        carried = cv2.remap(_as_float(frames[index + 1]), x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+        errors.append(np.square(carried - _as_float(frames[index]))[inside].mean(dtype=np.float64))
+    return np.array(errors)
+
+
+def colour_flicker(frames: np.ndarray, masks: np.ndarray) -> float:
+    """Variance of the object's mean colour from frame to frame: half the mean square of its change, over all steps and channels.
+
+    With c[t, k] the mean of channel k over the object's pixels farther than RIM pixels from its outside, it is the mean of
+    (c[t + 1, k] - c[t, k])**2 / 2, the Allan variance at one frame: colours that scatter independently with variance v give v on
+    average, and a slow drift gives almost nothing. In squared units of 0..1.
+
+    frames: [frames, height, width, 3], uint8 or float 0..1; masks: bool or 0..1 [frames, height, width], inside above a half.
+    Raises ValueError for shapes that do not fit, for fewer than two frames, and for an object of which nothing is left without its rim."""
+    _check("colour_flicker", frames, 4, masks)
+    inside = ~dilate(masks <= 0.5, RIM)
+    areas = inside.sum((1, 2))
+    if not areas.all():
+        raise ValueError(
+            f"colour_flicker: nothing of the object in frame {int(areas.argmin())} lies more than {RIM} pixels inside its rim: "
+            "give the masks of a larger object."
+        )
+    colours = np.stack([_as_float(frame)[solid].mean(0, dtype=np.float64) for frame, solid in zip(frames, inside, strict=True)])
+    return float(np.square(np.diff(colours, axis=0)).mean() / 2)
+
+
+def outline_flicker(found: np.ndarray, flow: np.ndarray) -> float:
+    """How much the outline found in a frame departs from the next frame's along the exact motion: mean of 1 - IoU over all steps.
+
+    The next mask is sampled where the flow takes each pixel, bilinearly, so both lie on the earlier frame's grid; the IoU of the two
+    soft masks is the sum of the lesser over the sum of the greater values. A step to or from a frame in which nothing was found counts 1.
+
+    found: bool or 0..1 [frames, height, width]; flow: as for `warp_error`. Raises ValueError for shapes that do not fit and for fewer
+    than two frames."""
+    _check("outline_flicker", found, 3, found, flow)
+    soft = found.astype(np.float32)
+    steps = []
+    for now, then, field in zip(soft, soft[1:], flow, strict=False):
+        carried = cv2.remap(then, *_places(field), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        union = np.maximum(now, carried).sum()
+        seen = now.any() and then.any()
+        steps.append(1 - np.minimum(now, carried).sum() / union if seen else 1.0)
+    return float(np.mean(steps))
+
+
+def _as_float(frame: np.ndarray) -> np.ndarray:
+    return frame.astype(np.float32) / (255 if frame.dtype == np.uint8 else 1)
+
+
+def _places(field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where a flow field takes each pixel: its columns and its rows, as cv2.remap wants them. float32 [height, width] each"""
+    rows, columns = np.indices(field.shape[:2])
+    return (field[..., 0] + columns).astype(np.float32), (field[..., 1] + rows).astype(np.float32)
+
+
+def _check(name: str, frames: np.ndarray, dimensions: int, masks: np.ndarray, flow: np.ndarray | None = None) -> None:
+    if frames.ndim != dimensions or masks.shape != frames.shape[:3]:
+        raise ValueError(
+            f"{name}: frames of shape {frames.shape} and masks of shape {masks.shape}: give [frames, height, width, 3] and one mask for each."
+        )
+    if len(frames) < 2:
+        raise ValueError(f"{name}: {len(frames)} frame has no next one to compare with: give two frames or more.")
+    steps = (len(frames) - 1, *masks.shape[1:], 2)
+    if flow is not None and flow.shape != steps:
+        raise ValueError(f"{name}: a flow of shape {flow.shape} for {len(frames)} frames: give {list(steps)}.")
