@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .record import CrossAttentionRecord
+from .record import CrossAttentionRecord, Maps
 
 
 def noise_weight(sigma: float) -> float:
@@ -18,37 +18,54 @@ def noise_weight(sigma: float) -> float:
     return sigma**2 / (1 + sigma**2) ** 2
 
 
+SPAN = 32  # frames whose heat is looked at together at pixel size: a whole long clip's would not fit
+
+
 class HeatMap:
-    """A running, noise-weighted mean of some words' maps at pixel size. [frames, height, width], unnormalised."""
+    """A running, noise-weighted mean of some words' maps. Kept at the maps' own sizes; pixels are made for the frames that are asked for."""
 
     def __init__(self, height: int, width: int):
         self.size, self.weight = (height, width), 0.0
-        self.total: Tensor | None = None
+        self.totals: Maps = {}
 
-    def add(self, record: CrossAttentionRecord, level: int, columns: tuple[int, ...]) -> None:
-        """Adds one recorded level; resolutions count equally."""
-        if not columns:
-            return
-        picked = record.pick(level, columns)
-        mean = torch.stack([resize(maps, self.size) for maps in picked.values()]).mean(0)
-        weight = noise_weight(record.sigmas[level])
-        self.total = mean * weight if self.total is None else self.total + mean * weight
+    def add(self, sigma: float, maps: Maps) -> None:
+        """Adds one noise level's maps, per resolution [frames, h, w]; resolutions count equally."""
+        weight = noise_weight(sigma)
+        for size, picked in maps.items():
+            self.totals[size] = self.totals[size] + weight * picked if size in self.totals else weight * picked
         self.weight += weight
 
-    def normalised(self) -> Tensor:
-        """Scaled to 0..1 over the whole clip, so that a frame without the object stays dark."""
-        if self.total is None:
+    def __len__(self) -> int:
+        return len(next(iter(self.totals.values()), ()))
+
+    def at(self, frames: slice) -> Tensor:
+        """Unnormalised heat of some frames. [frames, height, width]"""
+        return torch.stack([resize(total[frames], self.size) for total in self.totals.values()]).mean(0)
+
+    def scale(self) -> tuple[float, float]:
+        """The least and the greatest heat of the clip."""
+        if not self.totals:
             raise ValueError("no cross-attention maps have been recorded for these words.")
-        low, high = self.total.amin(), self.total.amax()
-        return (self.total - low) / (high - low).clamp(min=1e-12)
+        extremes = [torch.aminmax(self.at(span)) for span in spans(len(self))]
+        return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
+
+    def normalised(self, frames: slice, scale: tuple[float, float]) -> Tensor:
+        """Heat of some frames on a scale from 0 to 1 that is the whole clip's, so that a frame without the object stays dark."""
+        low, high = scale
+        return (self.at(frames) - low) / max(high - low, 1e-12)
 
 
-def record_heat(record: CrossAttentionRecord, columns: tuple[int, ...], height: int, width: int) -> Tensor:
-    """Heat of some words over a whole record, 0..1. [frames, height, width]"""
+def spans(frames: int) -> list[slice]:
+    return [slice(start, min(start + SPAN, frames)) for start in range(0, frames, SPAN)]
+
+
+def record_heat(record: CrossAttentionRecord, columns: tuple[int, ...], height: int, width: int) -> HeatMap:
+    """Heat of some words over a whole record."""
     heat = HeatMap(height, width)
-    for level in range(len(record.levels)):
-        heat.add(record, level, columns)
-    return heat.normalised()
+    for level, sigma in enumerate(record.sigmas):
+        if columns:
+            heat.add(sigma, record.pick(level, columns))
+    return heat
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -56,23 +73,37 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0].clamp(min=0)
 
 
-def half_height(heat: Tensor) -> float:
-    """The threshold of a clip, from its own histogram. heat: values in 0..1.
+def histogram(heat: Tensor) -> np.ndarray:
+    """How often each of 256 steps of heat occurs. heat: values in 0..1, of any shape; returns [256]."""
+    return np.bincount((heat.flatten() * 255).byte().numpy(), minlength=256)
+
+
+def half_height(counts: np.ndarray) -> float:
+    """The threshold of a clip, from its own histogram ([256], as `histogram` counts; histograms of frames add up to the clip's).
 
     Otsu's method separates object from background; the threshold is half way between the background's median and the object's
     plateau (its upper decile), since that is where the outline of something blurred lies. Otsu's own value, half way between the
     means, lies lower and gives masks too wide. Paper: by thresholding; the rule is ours."""
-    values = (heat.flatten()[None].numpy() * 255).astype(np.uint8)
-    split, inside = cv2.threshold(values, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    if not inside.any():
-        return float(split) / 255
-    return float(np.median(values[inside == 0]) + np.quantile(values[inside == 1], 0.9)) / 2 / 255
+    step = np.arange(256)
+    below, mass = np.cumsum(counts) / counts.sum(), np.cumsum(counts * step) / counts.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = np.nan_to_num((mass[-1] * below - mass) ** 2 / (below * (1 - below)), posinf=0)  # Otsu: variance between the classes
+    split = int(between.argmax())
+    if not counts[split + 1 :].any():
+        return split / 255
+    return (quantile(counts * (step <= split), 0.5) + quantile(counts * (step > split), 0.9)) / 2 / 255
 
 
-def threshold_mask(heat: Tensor, threshold: float = 0.0, grow: int = 0) -> Tensor:
-    """Where heat exceeds the threshold (0: the clip's own, at half height), grown by so many pixels. [frames, height, width] of 0 and 1."""
-    mask = (heat > (threshold or half_height(heat))).float()
-    return grow_mask(mask, grow)
+def quantile(counts: np.ndarray, share: float) -> float:
+    """The quantile of whole numbers of which counts[n] are n, linear between neighbours as numpy's."""
+    place = (counts.sum() - 1) * share
+    low, high = np.searchsorted(np.cumsum(counts), [np.floor(place), np.ceil(place)], side="right")
+    return float(low + (high - low) * (place % 1))
+
+
+def threshold_mask(heat: Tensor, threshold: float, grow: int = 0) -> Tensor:
+    """Where heat exceeds the threshold, grown by so many pixels. [frames, height, width] of 0 and 1."""
+    return grow_mask((heat > threshold).float(), grow)
 
 
 def grow_mask(mask: Tensor, pixels: int) -> Tensor:

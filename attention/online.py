@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from .masks import HeatMap, noise_weight, threshold_mask, to_latent_mask
-from .record import MapRecorder
+from .masks import HeatMap, half_height, histogram, noise_weight, spans, threshold_mask, to_latent_mask
+from .record import MapRecorder, pick_columns
 
 
 class OnlineMask:
@@ -16,37 +18,54 @@ class OnlineMask:
     map. Here the target's heat counts by the share of noise weight that its steps have gathered: its first maps, drawn in almost pure
     noise, would otherwise decide where the edit begins.
 
-    source_heat: [frames, height, width] in 0..1. sigmas: the sampler's, falling. recorder: collects the target's maps.
+    source: the source words' heat, whole. sigmas: the sampler's, falling. recorder: collects the target's maps, of which the columns
+    are wanted. Pixels are looked at a span of frames at a time, so a long clip's masks take no more memory than its cells.
     """
 
     def __init__(
         self,
-        source_heat: Tensor,
+        source: HeatMap,
         recorder: MapRecorder,
         columns: tuple[int, ...],
         sigmas: Tensor,
         latent_size: tuple[int, int],
         grow: int = 0,
     ):
-        self.source_heat, self.recorder, self.columns = source_heat, recorder, columns
+        self.source, self.recorder, self.columns = source, recorder, columns
         self.sigmas, self.latent_size, self.grow = sigmas, latent_size, grow
-        self.target_heat = HeatMap(*source_heat.shape[-2:])
+        self.target = HeatMap(*source.size)
         self.whole_weight = sum(noise_weight(float(sigma)) for sigma in sigmas[:-1])
-        self.mask: Tensor | None = None
+        self.source_scale, self.target_scale = source.scale(), (0.0, 1.0)
+        self.threshold = 0.0  # set by each step
+        self.cells = torch.empty(0)
+
+    def source_masks(self) -> Iterator[Tensor]:
+        """Where the source words alone see the object, a span of frames at a time. [frames, height, width] of 0 and 1"""
+        parts = spans(len(self.source))
+        threshold = half_height(sum(histogram(self.heat(span)) for span in parts))
+        yield from (threshold_mask(self.heat(span), threshold) for span in parts)
 
     def at_step(self, step: int) -> Tensor:
         """The step's mask on the latent grid, [frames, 1, h, w] of 0 and 1. Called once a step, before the step's model call."""
-        self.close_level()
-        heat = self.source_heat
-        if self.target_heat.total is not None:
-            share = min(1.0, self.target_heat.weight / self.whole_weight)
-            heat = torch.maximum(heat, share * self.target_heat.normalised())
-        self.mask = threshold_mask(heat, grow=self.grow)
+        found = self.recorder.finish()
+        if found and self.columns:
+            self.target.add(found[0], pick_columns(found[1], self.recorder.words, self.columns))
+        if self.target.totals:
+            self.target_scale = self.target.scale()
+        parts = spans(len(self.source))
+        self.threshold = half_height(sum(histogram(self.heat(span)) for span in parts))
+        self.cells = torch.cat([to_latent_mask(self.pixels(span), *self.latent_size) for span in parts])
         self.recorder.begin(float(self.sigmas[step]))
-        return to_latent_mask(self.mask, *self.latent_size)
+        return self.cells
 
-    def close_level(self) -> None:
-        seen = len(self.recorder.record.levels)
-        self.recorder.finish()
-        if len(self.recorder.record.levels) > seen:
-            self.target_heat.add(self.recorder.record, seen, self.columns)
+    def heat(self, frames: slice) -> Tensor:
+        """Heat of some frames, 0..1. [frames, height, width]"""
+        heat = self.source.normalised(frames, self.source_scale)
+        if self.target.totals:
+            share = min(1.0, self.target.weight / self.whole_weight)
+            heat = torch.maximum(heat, share * self.target.normalised(frames, self.target_scale))
+        return heat
+
+    def pixels(self, frames: slice) -> Tensor:
+        """The last step's mask of some frames, at pixel size. [frames, height, width] of 0 and 1"""
+        return threshold_mask(self.heat(frames), self.threshold, self.grow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from .words import PromptWords
 
 Size = tuple[int, int]
+Maps = dict[Size, Tensor]
 
 
 def recorded_sizes(height: int, width: int) -> frozenset[Size]:
@@ -48,42 +50,59 @@ class CrossAttentionRecord:
 
     words: PromptWords
     sigmas: list[float] = field(default_factory=list)
-    levels: list[dict[Size, Tensor]] = field(default_factory=list)
+    levels: list[Maps] = field(default_factory=list)
 
-    def pick(self, level: int, columns: tuple[int, ...]) -> dict[Size, Tensor]:
+    def pick(self, level: int, columns: tuple[int, ...]) -> Maps:
         """Maps of some columns at one level, summed over them: per resolution [frames, h, w] fp32."""
-        rows = [self.words.columns.index(column) for column in columns]
-        return {size: maps[:, rows].float().sum(1) for size, maps in self.levels[level].items()}
+        return pick_columns(self.levels[level], self.words, columns)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(maps.nbytes for level in self.levels for maps in level.values())
+
+
+def pick_columns(maps: Maps, words: PromptWords, columns: tuple[int, ...]) -> Maps:
+    """Token maps summed over some of the prompt's columns: per resolution [frames, h, w] fp32."""
+    rows = [words.columns.index(column) for column in columns]
+    return {size: tokens[:, rows].float().sum(1) for size, tokens in maps.items()}
 
 
 class MapRecorder:
     """Collects token maps while a model runs. `begin` opens a noise level, `add` is called from every cross-attention layer,
-    `finish` averages the layers into the record."""
+    for all frames or for one batch of them after the other, `finish` gives the level's maps, averaged over the layers."""
 
-    def __init__(self, words: PromptWords, sizes: frozenset[Size]):
-        self.record, self.sizes = CrossAttentionRecord(words), sizes
+    def __init__(self, words: PromptWords, sizes: frozenset[Size], frames: int):
+        self.words, self.sizes, self.frames = words, sizes, frames
         self.sigma: float | None = None
-        self.sums: dict[Size, tuple[Tensor, int]] = {}
+        self.sums: Maps = {}
+        self.layers: dict[Size, Tensor] = {}  # how many layers have shown each frame
 
     def begin(self, sigma: float) -> None:
-        self.sigma, self.sums = float(sigma), {}
+        self.sigma, self.sums, self.layers = float(sigma), {}, {}
 
-    def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float) -> None:
-        """q: [frames, cells, heads * dim] of the recorded prompt's rows only; k likewise.
+    def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
+        """q: [rows, cells, heads * dim] of the recorded prompt's rows only; k likewise; clip: which frame of the clip each row is.
 
         Ignored at other noise levels (a solver's corrector calls), at other resolutions, and where another patch has changed the number
         of cells or columns (HyperTile, token merging, prompt injection)."""
-        length, columns = self.record.words.length, self.record.words.columns
+        length, columns = self.words.length, self.words.columns
         at_this_level = self.sigma is not None and abs(sigma - self.sigma) <= 1e-6 * self.sigma
         if not at_this_level or size not in self.sizes or q.shape[1] != size[0] * size[1] or k.shape[1] % length or not columns:
             return
         copies = torch.arange(0, k.shape[1], length, device=q.device)[:, None]
         maps = token_maps(q, k, heads, copies + torch.tensor(columns, device=q.device))
-        total, layers = self.sums.get(size, (0, 0))
-        self.sums[size] = (total + rearrange(maps, "f t (h w) -> f t h w", h=size[0]), layers + 1)
+        if size not in self.sums:
+            self.sums[size] = maps.new_zeros((self.frames, len(columns), *size))
+            self.layers[size] = maps.new_zeros(self.frames)
+        rows = torch.tensor(clip, device=q.device)
+        self.sums[size].index_add_(0, rows, rearrange(maps, "f t (h w) -> f t h w", h=size[0]))
+        self.layers[size].index_add_(0, rows, torch.ones_like(rows, dtype=maps.dtype))
 
-    def finish(self) -> None:
+    def finish(self) -> tuple[float, Maps] | None:
+        """Sigma and maps of the level that `begin` opened, fp16 on the CPU; None where no layer has shown any."""
+        found = None
         if self.sigma is not None and self.sums:
-            self.record.sigmas.append(self.sigma)
-            self.record.levels.append({size: (total / layers).half().cpu() for size, (total, layers) in self.sums.items()})
-        self.sigma, self.sums = None, {}
+            layers = {size: rearrange(count.clamp(min=1), "f -> f 1 1 1") for size, count in self.layers.items()}
+            found = self.sigma, {size: (total / layers[size]).half().cpu() for size, total in self.sums.items()}
+        self.sigma, self.sums, self.layers = None, {}, {}
+        return found

@@ -25,7 +25,8 @@ class BlendedModel:
 
     model(x, sigma * ones, **extra_args) -> denoised, [frames, channels, h, w]. background(sigma) is the trajectory's latent at
     exactly that sigma, on x's device. mask(step) gives the mask of one step, [frames or 1, 1, h, w] in 0..1, asked once
-    per step and frozen for the solver's further calls in it.
+    per step and frozen for the solver's further calls in it. agree(denoised, sigma) changes what the model has drawn before it is
+    blended (blending.consensus).
 
     Paper: the latents blended in are those of the inversion. The wrapper form is ours: it puts foreground and background on
     the same level by construction (FateZero's and blended-latent-diffusion's loops are one level apart).
@@ -38,8 +39,10 @@ class BlendedModel:
         background: Callable[[Tensor], Tensor],
         mask: Callable[[int], Tensor],
         calls_per_step: int,
+        agree: Callable[[Tensor, float], Tensor] | None = None,
     ):
         self.model, self.sigmas, self.background, self.mask_at = model, sigmas.clone(), background, mask
+        self.agree = agree
         self.calls_per_step, self.step, self.calls_left = calls_per_step, -1, 0
         self.mask = torch.empty(0)  # set by the first call
 
@@ -55,6 +58,8 @@ class BlendedModel:
         level = sigma.flatten()[0]
         behind = self.background(level).to(x)
         denoised = self.model(blend(x, behind, self.mask), sigma, **extra_args)
+        if self.agree is not None:
+            denoised = self.agree(denoised, float(level))
         return blend(denoised, self.denoised_behind(level, behind), self.mask)
 
     def denoised_behind(self, sigma: Tensor, behind: Tensor) -> Tensor:
@@ -86,11 +91,12 @@ def sample_blended(
     calls_per_step: int,
     background: Callable[[Tensor], Tensor],
     mask: Callable[[int], Tensor],
+    agree: Callable[[Tensor, float], Tensor] | None = None,
 ) -> Tensor:
     """Samples with `solver` inside the mask and along `background` outside; returns [frames, channels, h, w].
 
     Arguments before the star are those of every k-diffusion sampler. The solver gets its own copy of the sigmas, since some write
     into theirs. The last blend uses the last step's mask."""
-    blended = BlendedModel(model, sigmas, background, mask, calls_per_step)
+    blended = BlendedModel(model, sigmas, background, mask, calls_per_step, agree)
     x = solver(blended, x, sigmas.clone(), extra_args=extra_args, callback=callback, disable=disable)
     return blend(x, background(sigmas[-1]).to(x), blended.mask)

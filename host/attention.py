@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import comfy.patcher_extension
+import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+from ..attention.temporal import Attend, KeyFrames, plan_batches, temporal_attention
+from .frames import SELF, frame_pass, with_frame_batches
+from .sampling import percent_to_sigma
+
 Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
 """handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]; attend runs whatever would have
 run without this patch (another pack's replacement, or the host's attention of choice)."""
@@ -68,6 +73,40 @@ def layer_size(options: dict) -> tuple[int, int]:
     return tuple(options["activations_shape"][-2:])
 
 
+def with_temporal_attention(
+    model,
+    keys: KeyFrames,
+    size: int = 0,
+    strength: float = 1.0,
+    scales: tuple[int, int] = (1, 8),
+    percent: tuple[float, float] = (0.0, 1.0),
+):
+    """A clone of a MODEL whose self-attention looks across frames (attention.temporal), passing them in batches of `size` (host.frames).
+
+    strength: 0 is plain self-attention, 1 temporal attention, a mixture of their results between. scales: finest and coarsest
+    feature maps that take part, as divisors of the latent's height. percent: of the way from noise to clip, as core counts it."""
+
+    def across_frames(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
+        rows, cells = options["activations_shape"][0], math.prod(layer_size(options))
+        scale = round(options["original_shape"][-2] / layer_size(options)[0])
+        active = scales[0] <= scale <= scales[1]
+        if active and percent != (0.0, 1.0):
+            begin, end = (percent_to_sigma(model, share) for share in percent)
+            active = end <= float(options["sigmas"][0]) <= begin
+        # Where another patch has changed what this layer attends to (HyperTile, token merging), it is left to that one.
+        if not active or k.shape != q.shape or q.shape[:2] != (rows, cells):
+            return attend(q, k, v)
+        conds = options.get("uuids") or list(range(len(options.get("cond_or_uncond", [0]))))
+        passing = frame_pass(options, rows)
+        batch = passing.batch if passing else plan_batches(rows // len(conds), keys, rows)[0]
+        layer = (options["block"], options["block_index"])
+        mixed = temporal_attention(q, k, v, conds, batch, attend, passing and passing.carried, layer)
+        return mixed if strength == 1 else torch.lerp(attend(q, k, v), mixed, strength)
+
+    model = with_frame_batches(model, keys if strength else SELF, size)
+    return with_attention(model, "blade_temporal", self_attention=across_frames) if strength and not keys.plain else model
+
+
 def chunk_of(options: dict, uuids: set, batch: int) -> slice | None:
     """Rows of the batch that belong to one of these conds, or None where this call holds none. Batches are cond-major."""
     present = options.get("uuids", [])
@@ -85,9 +124,10 @@ def record_cross_attention(model, recorder, conds: set):
         return model
 
     def watch(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
-        rows = chunk_of(options, conds, len(q))
-        if rows is not None:
-            recorder.add(q[rows], k[rows], options["n_heads"], layer_size(options), float(options["sigmas"][0]))
+        rows, passing = chunk_of(options, conds, len(q)), frame_pass(options, len(q))
+        if rows is not None and not (passing and passing.batch.pilot):
+            clip = passing.clip if passing else range(rows.stop - rows.start)
+            recorder.add(q[rows], k[rows], options["n_heads"], layer_size(options), float(options["sigmas"][0]), clip)
         return attend(q, k, v)
 
     return with_attention(model, "blade_record", cross_attention=watch)

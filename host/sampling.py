@@ -37,6 +37,11 @@ def sigma_table(model) -> Tensor:
     return model.get_model_object("model_sampling").sigmas
 
 
+def percent_to_sigma(model, percent: float) -> float:
+    """The noise level at a share of the way from noise (0) to clip (1), as core counts it: by timesteps."""
+    return float(model.get_model_object("model_sampling").percent_to_sigma(percent))
+
+
 def solver_function(name: str) -> Callable[..., Tensor]:
     """Core's own sampler function of that name."""
     return comfy.samplers.sampler_object(name).sampler_function

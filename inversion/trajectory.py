@@ -13,9 +13,9 @@ from torch import Tensor
 class Trajectory:
     """A clip's latents at each noise level of its inversion, in model space and ComfyUI's coordinates x = z0 + sigma * eps.
 
-    sigmas: [levels] rising from 0. latents: [levels, frames, channels, height/8, width/8] fp32 on the CPU;
-    latents[0] is the clip itself. record: what a recorder kept on the way, unread here (None: nothing was recorded).
-    family: what the model predicts, "eps" or "v".
+    sigmas: [levels] rising from 0. latents: [levels, frames, channels, height/8, width/8] fp32 on the CPU or in a mapped file
+    (inversion.storage); latents[0] is the clip itself. record: what a recorder kept on the way, of which only its size is read here
+    (None: nothing was recorded). family: what the model predicts, "eps" or "v".
     """
 
     sigmas: Tensor
@@ -30,6 +30,11 @@ class Trajectory:
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of latents and record, in memory or in files."""
+        return self.latents.nbytes + (self.record.nbytes if self.record else 0)
 
     def at(self, sigma: float | Tensor) -> Tensor:
         """The latent at exactly this sigma: stored where the level is stored, else linear in sigma between its neighbours.

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .decode_video import DecodeVideo
+from .encode_video import EncodeVideo
 from .invert import DDIMInvert
 from .load_video import LoadVideo
 from .mask import CrossAttentionMask
@@ -12,4 +14,4 @@ from .temporal import TemporalAttention
 
 class BladeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadVideo, Prompt, TemporalAttention, DDIMInvert, CrossAttentionMask, BlendedSampler]
+        return [LoadVideo, EncodeVideo, Prompt, TemporalAttention, DDIMInvert, CrossAttentionMask, BlendedSampler, DecodeVideo]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..attention.record import MapRecorder, recorded_sizes
+from ..attention.record import CrossAttentionRecord, MapRecorder, recorded_sizes
 from ..host.attention import record_cross_attention
+from ..host.frames import in_frame_batches
+from ..host.job import Job
 from ..host.sampling import check_latent, positive_uuids, run_sampler, sigma_table, unet_family
 from ..host.words import words_of
 from ..inversion.ddim import invert_ddim
 from ..inversion.schedule import ddim_sigmas
+from ..inversion.storage import Storage
 from ..inversion.trajectory import Trajectory
 from .common import CATEGORY, TrajectorySocket, naming
 
 TITLE = "DDIM Invert (BLADE)"
+MEMORY, FILE = "memory", "mapped file"
 
 
 class DDIMInvert(io.ComfyNode):
@@ -37,12 +44,20 @@ class DDIMInvert(io.ComfyNode):
                     max=999,
                     tooltip="Levels between clip and noise, on diffusers' DDIM grid. 25 to 50 is usual.",
                 ),
+                io.Combo.Input(
+                    "storage",
+                    options=[MEMORY, FILE],
+                    default=MEMORY,
+                    tooltip="Where the trajectory lies: 64 KiB a frame and step at 512x512. A mapped file in ComfyUI's temp folder takes what does "
+                    "not fit into memory.",
+                ),
             ],
             outputs=[TrajectorySocket.Output(display_name="trajectory", tooltip="All levels of the clip, for masks and for the sampler.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, source, latent, steps: int) -> io.NodeOutput:
+    def execute(cls, model, source, latent, steps: int, storage: str = MEMORY) -> io.NodeOutput:
         with naming(TITLE, "model"):
             family = unet_family(model)
         samples = latent["samples"]
@@ -50,18 +65,35 @@ class DDIMInvert(io.ComfyNode):
             check_latent(model, samples)
         with naming(TITLE, "steps"):
             sigmas = ddim_sigmas(sigma_table(model), steps)
-        words, recorder = words_of(source), None
+        words, recorder, record = words_of(source), None, None
         if words is not None:
-            recorder = MapRecorder(words, recorded_sizes(*samples.shape[-2:]))
-        levels: list[torch.Tensor] = []
+            recorder = MapRecorder(words, recorded_sizes(*samples.shape[-2:]), len(samples))
+            record = CrossAttentionRecord(words)
         rising = sigmas.flip(0)
+        room = Storage(Path(folder_paths.get_temp_directory()) if storage == FILE else None)
+        tokens_kept = sum(h * w for h, w in recorder.sizes) * len(words.columns) if recorder else 0
+        kept = 4 * (steps + 1) * samples.numel() + 2 * steps * len(samples) * tokens_kept
+        job = Job(model, samples.shape, steps, kept, in_memory=storage == MEMORY)
+        with naming(TITLE, "latent"):
+            job.check()
+        with naming(TITLE, "storage"):
+            latents = room.empty((steps + 1, *samples.shape), torch.float32)
+        maps: dict[tuple[int, int], torch.Tensor] = {}
 
         def keep(level: int, x: torch.Tensor) -> None:
-            levels.append(x.float().cpu())
-            if recorder is not None:
-                recorder.finish()
-                if level < steps:
-                    recorder.begin(float(rising[level + 1]))
+            latents[level].copy_(x)
+            if recorder is None:
+                return
+            if found := recorder.finish():
+                sigma, sizes = found
+                for size, tokens in sizes.items():
+                    if size not in maps:
+                        maps[size] = room.empty((steps, *tokens.shape), tokens.dtype)
+                    maps[size][level - 1].copy_(tokens)
+                record.sigmas.append(sigma)
+                record.levels.append({size: maps[size][level - 1] for size in sizes})
+            if level < steps:
+                recorder.begin(float(rising[level + 1]))
 
         conds: set = set()
 
@@ -69,5 +101,8 @@ class DDIMInvert(io.ComfyNode):
             conds.update(positive_uuids(model))
             return invert_ddim(model, x, sigmas, extra_args, callback, disable, family=family, keep=keep)
 
-        run_sampler(record_cross_attention(model, recorder, conds), function, sigmas, source, source, 1.0, samples)
-        return io.NodeOutput(Trajectory(rising, torch.stack(levels), recorder and recorder.record, family))
+        patched = job.watch(cls.hidden.unique_id if cls.hidden else None).on(
+            record_cross_attention(in_frame_batches(model), recorder, conds)
+        )
+        run_sampler(patched, function, sigmas, source, source, 1.0, samples)
+        return io.NodeOutput(Trajectory(rising, latents, record, family))

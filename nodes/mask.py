@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..attention.masks import paint_heat, record_heat, threshold_mask
+from ..attention.masks import half_height, histogram, paint_heat, record_heat, threshold_mask
 from .common import CATEGORY, CELL, TrajectorySocket, naming
 
 TITLE = "Cross-Attention Mask (BLADE)"
@@ -52,7 +52,8 @@ class CrossAttentionMask(io.ComfyNode):
             columns = record.words.find_all(words)
         height, width = (side * CELL for side in trajectory.latents.shape[-2:])
         with naming(TITLE, "trajectory"):
-            heat = record_heat(record, columns, height, width)
-        mask = threshold_mask(heat, threshold, grow)
+            words_heat = record_heat(record, columns, height, width)
+            heat = words_heat.normalised(slice(None), words_heat.scale())
+        mask = threshold_mask(heat, threshold or half_height(histogram(heat)), grow)
         heat_map = paint_heat(heat, mask)
         return io.NodeOutput(mask, heat_map, ui=ui.PreviewImage(heat_map, cls=cls))

@@ -5,19 +5,23 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..attention.masks import grow_mask, record_heat, to_latent_mask
+from ..attention.masks import grow_mask, record_heat, spans, to_latent_mask
 from ..attention.online import OnlineMask
 from ..attention.record import MapRecorder, recorded_sizes
 from ..attention.words import PromptWords, changed_columns
 from ..blending.blend import CALLS_PER_STEP, check_solver, sample_blended
+from ..blending.consensus import Consensus, object_places
 from ..host.attention import record_cross_attention
-from ..host.sampling import latent_out, positive_uuids, run_sampler, sigma_table, solver_function, unet_family
+from ..host.frames import in_frame_batches
+from ..host.job import Job
+from ..host.sampling import latent_out, percent_to_sigma, positive_uuids, run_sampler, sigma_table, solver_function, unet_family
 from ..host.words import words_of
 from ..inversion.schedule import ddim_sigmas
 from ..inversion.trajectory import Trajectory
 from .common import CATEGORY, CELL, TrajectorySocket, naming
 
 TITLE = "Blended Sampler (BLADE)"
+PIXELS, CELLS = "pixels", "latent cells"
 
 
 class BlendedSampler(io.ComfyNode):
@@ -60,14 +64,39 @@ class BlendedSampler(io.ComfyNode):
                     tooltip="Words of the target prompt that may widen the mask, separated by commas. Empty: the words that change.",
                 ),
                 io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
+                io.Float.Input(
+                    "consensus",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Holds the object still over time: how far each frame agrees with its neighbours, along the object's own motion. "
+                    "0: every frame for itself. For several objects that move apart in one mask, 0 is right.",
+                ),
+                io.Float.Input(
+                    "consensus_until",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Share of the way from noise to clip during which frames agree. Lower leaves more of its details to each frame.",
+                ),
+                io.Combo.Input(
+                    "mask_size",
+                    options=[PIXELS, CELLS],
+                    default=PIXELS,
+                    tooltip="Size of the mask that comes out: the clip's pixels, or the latent's cells (8x8 pixels each), which for clips of "
+                    "thousands of frames saves 98 % of its memory.",
+                ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="A mask of your own: one for the clip or one a frame. The words are not used then."
                 ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited clip, for VAE Decode."),
-                io.Mask.Output(display_name="mask", tooltip="The last step's mask in pixels, [frames, height, width]."),
+                io.Mask.Output(display_name="mask", tooltip="The last step's mask, [frames, height, width]."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -84,6 +113,9 @@ class BlendedSampler(io.ComfyNode):
         source_words: str,
         target_words: str,
         grow: int,
+        consensus: float = 1.0,
+        consensus_until: float = 0.8,
+        mask_size: str = PIXELS,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         with naming(TITLE, "sampler_name"):
@@ -104,18 +136,19 @@ class BlendedSampler(io.ComfyNode):
             pixel_mask = fixed_mask(mask, trajectory.frames, height, width, grow)
             latent_mask = to_latent_mask(pixel_mask, *latent_size)
             mask_at = lambda step: latent_mask  # noqa: E731
+            places = object_places([pixel_mask])
         else:
             source, words, aim = words_to_edit(trajectory, target, source_words, target_words)
-            recorder = MapRecorder(words, recorded_sizes(*latent_size))
+            recorder = MapRecorder(words, recorded_sizes(*latent_size), trajectory.frames)
             heat = record_heat(trajectory.record, source, height, width)
             online = OnlineMask(heat, recorder, aim, sigmas, (latent_size[0], latent_size[1]), grow)
             mask_at = online.at_step
-
-        result = []
+            places = object_places(online.source_masks())
+        agree = Consensus(places, consensus, percent_to_sigma(model, consensus_until)) if consensus else None
 
         def function(model, x, sigmas, extra_args, callback, disable):
             conds.update(positive_uuids(model))
-            edited = sample_blended(
+            return sample_blended(
                 model,
                 trajectory.at(sigmas[0]).to(x),
                 sigmas,
@@ -126,13 +159,21 @@ class BlendedSampler(io.ComfyNode):
                 calls_per_step=CALLS_PER_STEP[sampler_name],
                 background=lambda sigma: trajectory.at(sigma).to(x.device),
                 mask=mask_at,
+                agree=agree,
             )
-            result.append(edited)
-            return edited
 
-        patched = record_cross_attention(model, recorder, conds)
+        job = Job(model, trajectory.latents.shape[1:], CALLS_PER_STEP[sampler_name] * (len(sigmas) - 1))
+        with naming(TITLE, "trajectory"):
+            job.check()
+        patched = job.watch(cls.hidden.unique_id if cls.hidden else None).on(
+            record_cross_attention(in_frame_batches(model), recorder, conds)
+        )
         samples = run_sampler(patched, function, sigmas, target, negative, cfg, latent_out(model, trajectory.latents[0]))
-        return io.NodeOutput({"samples": samples}, pixel_mask if mask is not None else online.mask)
+        if mask_size == CELLS:
+            used = latent_mask[:, 0] if mask is not None else online.cells[:, 0]
+        else:
+            used = pixel_mask if mask is not None else torch.cat([online.pixels(span) for span in spans(trajectory.frames)])
+        return io.NodeOutput({"samples": samples}, used)
 
 
 def steps_to_ride(model, trajectory: Trajectory, steps: int, start: float) -> torch.Tensor:

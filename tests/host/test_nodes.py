@@ -32,7 +32,13 @@ def nodes(comfy):
         """The nodes' execute functions, as the host calls them: in inference mode."""
 
         prompt = staticmethod(lambda *a: torch.inference_mode()(blade.nodes.prompt.Prompt.execute)(*a).result[0])
-        temporal = staticmethod(lambda *a: blade.nodes.temporal.TemporalAttention.execute(*a).result[0])
+
+        @staticmethod
+        def temporal(model, *kinds, anchor_every=0, strength=1.0, blocks="all", percent=(0.0, 1.0), batch_frames=0):
+            chosen = [kind in kinds for kind in ("self", "first", "previous", "next", "middle", "all")]
+            node = blade.nodes.temporal.TemporalAttention
+            return node.execute(model, *chosen, anchor_every, strength, blocks, *percent, batch_frames).result[0]
+
         invert = staticmethod(lambda *a: torch.inference_mode()(blade.nodes.invert.DDIMInvert.execute)(*a).result[0])
         mask = staticmethod(lambda *a: blade.nodes.mask.CrossAttentionMask.execute(*a).result)
         sampler = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.sampler.BlendedSampler.execute)(*a, **k).result)
@@ -43,7 +49,7 @@ def nodes(comfy):
 @pytest.fixture(scope="module")
 def inverted(loaded, nodes):
     model, clip, latent, _ = loaded
-    patched = nodes.temporal(model, "first_previous")
+    patched = nodes.temporal(model, "first", "previous")
     return patched, nodes.invert(patched, nodes.prompt(clip, "a red circle on grass"), {"samples": latent}, STEPS)
 
 
@@ -83,7 +89,7 @@ def test_a_model_is_the_same_before_and_after_all_our_nodes(comfy, loaded, nodes
     source, target, negative = (nodes.prompt(clip, text) for text in ("a red circle on grass", "a blue circle on grass", ""))
     options = copy.deepcopy(model.model_options)
     before = stock(comfy, model, target, negative, latent)
-    patched = nodes.temporal(model, "self_middle")
+    patched = nodes.temporal(model, "self", "middle")
     trajectory = nodes.invert(patched, source, {"samples": latent}, STEPS)
     nodes.mask(trajectory, "circle", 0.0, 0)
     nodes.sampler(patched, target, negative, trajectory, STEPS, 7.5, "euler", 1.0, "", "", 0)
@@ -108,7 +114,7 @@ def test_the_temporal_patch_on_one_frame_is_stock(comfy, loaded, nodes):
     model, clip, latent, _ = loaded
     positive, negative = nodes.prompt(clip, "a red circle on grass"), nodes.prompt(clip, "")
     plain = stock(comfy, model, positive, negative, latent[:1])
-    patched = stock(comfy, nodes.temporal(model, "first_previous"), positive, negative, latent[:1])
+    patched = stock(comfy, nodes.temporal(model, "first", "previous"), positive, negative, latent[:1])
     torch.testing.assert_close(patched, plain, rtol=1e-3, atol=1e-3)
 
 
@@ -116,7 +122,7 @@ def test_the_temporal_patch_makes_frames_depend_on_the_first(comfy, loaded, node
     model, clip, latent, _ = loaded
     positive, negative = nodes.prompt(clip, "a red circle on grass"), nodes.prompt(clip, "")
     other_first = torch.cat([latent[:1].flip(-1), latent[1:]])
-    patched = nodes.temporal(model, "first_previous")
+    patched = nodes.temporal(model, "first", "previous")
     a, b = (stock(comfy, patched, positive, negative, z)[-1] for z in (latent, other_first))
     c, d = (stock(comfy, model, positive, negative, z)[-1] for z in (latent, other_first))
     assert not torch.allclose(a, b, atol=1e-3)
@@ -141,13 +147,13 @@ def test_patches_chain_with_another_packs(comfy, loaded, nodes):
         return m
 
     results = []
-    for both in (nodes.temporal(patch(model), "first_previous"), patch(nodes.temporal(model, "first_previous"))):
+    for both in (nodes.temporal(patch(model), "first", "previous"), patch(nodes.temporal(model, "first", "previous"))):
         seen.clear()
         results.append(stock(comfy, both, positive, negative, latent))
         assert seen
         assert all(k == 2 * q for q, k in seen)
     assert torch.equal(*results)
-    assert torch.equal(results[0], stock(comfy, nodes.temporal(model, "first_previous"), positive, negative, latent))
+    assert torch.equal(results[0], stock(comfy, nodes.temporal(model, "first", "previous"), positive, negative, latent))
 
 
 def test_the_trajectory_begins_with_the_clip_in_model_space(loaded, inverted):

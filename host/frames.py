@@ -1,0 +1,170 @@
+"""Frames of a clip passing the model in batches, inside one call of the solver, so that length costs no memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ..attention.temporal import CarriedKeys, FrameBatch, KeyFrames, plan_batches
+
+KEY = "blade_frames"
+WATCH = "blade_watch"  # in transformer_options: is told how many frames have passed
+AUTOMATIC_MOST = 16  # frames: beyond that a batch gains no speed on any device tried, only memory
+SELF = KeyFrames(("self",))
+
+
+@dataclass(frozen=True)
+class FramePass:
+    """What a patch inside the model can know of the rows before it. clip: the place of each row's frame in the clip."""
+
+    batch: FrameBatch
+    clip: tuple[int, ...]
+    carried: CarriedKeys = field(default_factory=CarriedKeys)
+
+
+def frame_pass(options: dict, rows: int) -> FramePass | None:
+    """The pass that a batch of so many rows belongs to; None where something else has called the model, or has changed its batch."""
+    found = options.get(KEY)
+    conds = len(options.get("cond_or_uncond", [0]))
+    return found if found is not None and rows == conds * len(found.clip) else None
+
+
+def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
+    """A clone of a MODEL through which the frames of a clip pass in batches of `size` (0: automatic, from free memory and at most 16).
+
+    Under every sampler, with whatever conds, areas, hooks and ControlNets: the batches are made where core has not yet laid out conds and
+    uncond, around AnimateDiff-style windows' own. keys: what temporal attention will ask for, so that it is carried along."""
+
+    def calc_cond_batch(executor, inner, conds, x, timestep, model_options):
+        options = model_options.get("transformer_options", {})
+        frames, window = len(x), clip_places(options, len(x))
+        order = sorted(range(frames), key=window.__getitem__)
+        most = size or automatic_size(inner, conds, x)
+        if options.get("ad_params"):  # a motion module wants its window whole
+            most = frames
+        batches = plan_batches(frames, keys, most)
+        carried = CarriedKeys()
+        results: list[Tensor] = []
+        for batch in batches:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            rows = [order[frame] for frame in batch.frames]
+            if rows == list(range(frames)):
+                part = (conds, x, timestep)
+            else:
+                part = ([rows_of_conds(cond, rows, frames) for cond in conds], rows_of(x, rows), rows_of(timestep, rows))
+            passing = FramePass(batch, tuple(window[row] for row in rows), carried)
+            outputs = executor(
+                inner, *part, {**model_options, "transformer_options": told(options, passing, frames if len(batches) > 1 else 0)}
+            )
+            if WATCH in options and not batch.pilot:
+                options[WATCH](len(rows))
+            if part[1] is x:
+                return outputs
+            if not batch.pilot:
+                results = results or [torch.empty_like(x, dtype=output.dtype) for output in outputs]
+                for result, output in zip(results, outputs, strict=True):
+                    result[rows] = output
+        return results
+
+    def prepare_sampling(executor, patcher, noise_shape, *args, **kwargs):
+        """What is loaded leaves room for one batch, not for the clip."""
+        shape = list(noise_shape)
+        shape[0] = min(shape[0], size or AUTOMATIC_MOST)
+        return executor(patcher, shape, *args, **kwargs)
+
+    model = model.clone()
+    kinds = comfy.patcher_extension.WrappersMP
+    for kind, wrapper in ((kinds.CALC_COND_BATCH, calc_cond_batch), (kinds.PREPARE_SAMPLING, prepare_sampling)):
+        model.remove_wrappers_with_key(kind, KEY)
+        model.add_wrapper_with_key(kind, KEY, wrapper)
+    return model
+
+
+def in_frame_batches(model):
+    """The MODEL, or, where nothing makes batches of its frames yet, a clone that does so by itself."""
+    made = model.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, KEY)
+    return model if made else with_frame_batches(model)
+
+
+def clip_places(options: dict, rows: int) -> tuple[int, ...]:
+    """The place in the clip of each row: that of a context window's (core's, or AnimateDiff-Evolved's), else simply its number."""
+    window = getattr(options.get("context_window"), "index_list", None) or (options.get("ad_params") or {}).get("sub_idxs")
+    return tuple(window) if window is not None and len(window) == rows else tuple(range(rows))
+
+
+def told(options: dict, passing: FramePass, frames: int) -> dict:
+    """transformer_options that name the frames of a batch: for our own patches, and, where a clip of so many `frames` passes in several
+    batches, for others' as AnimateDiff-Evolved does it (IPAdapter takes its frames' embeddings by sub_idxs)."""
+    if frames and "context_window" not in options:
+        return {**options, KEY: passing, "ad_params": {"sub_idxs": list(passing.clip), "full_length": frames}}
+    return {**options, KEY: passing}
+
+
+def automatic_size(inner, conds: list, x: Tensor) -> int:
+    """How many frames of all conds half of the free memory holds, by the host's own estimate; 1 to 16."""
+    rows = max(1, sum(len(cond) for cond in conds if cond))
+    needed = inner.memory_required([rows, *x.shape[1:]])
+    free = comfy.model_management.get_free_memory(x.device)
+    return int(min(AUTOMATIC_MOST, max(1, free // (2 * needed))))
+
+
+def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a tensor with one row a frame; a view where they are consecutive."""
+    first, count = rows[0], len(rows)
+    return tensor[first : first + count] if list(rows) == list(range(first, first + count)) else tensor[list(rows)]
+
+
+def rows_of_conds(conds: list[dict] | None, rows: Sequence[int], frames: int) -> list[dict] | None:
+    """Conds for some of the clip's frames. What has a row a frame (embeddings, masks, hints) follows its frames; what has fewer rows is
+    repeated over the clip, as core does."""
+    if conds is None:
+        return None
+    return [{name: part_of_cond(name, value, rows, frames) for name, value in cond.items()} for cond in conds]
+
+
+def part_of_cond(name: str, value: Any, rows: Sequence[int], frames: int) -> Any:
+    if name == "model_conds":
+        return {key: rows_of_model_cond(cond, rows) for key, cond in value.items()}
+    if name == "mask" and len(value) > 1:
+        return repeated_rows(value, rows)
+    if name == "control":
+        return rows_of_control(value, rows, frames)
+    return value
+
+
+def rows_of_model_cond(cond, rows: Sequence[int]):
+    """A model cond (comfy.conds) with the rows of some frames. One of a single row stays as it is."""
+    content = cond.cond
+    if isinstance(content, Tensor) and content.ndim and len(content) > 1:
+        return cond._copy_with(repeated_rows(content, rows))
+    if isinstance(content, list) and all(isinstance(part, Tensor) for part in content):
+        return cond._copy_with([repeated_rows(part, rows) if len(part) > 1 else part for part in content])
+    return cond
+
+
+def repeated_rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Row i of the clip is row i modulo the tensor's length: where core repeats what is shorter than the batch."""
+    return rows_of(tensor, [row % len(tensor) for row in rows])
+
+
+def rows_of_control(control, rows: Sequence[int], frames: int):
+    """A ControlNet, and those chained before it, whose hint follows some frames. A copy without the scaled hint that the original
+    keeps; the network itself is shared. Advanced-ControlNet's own ask for sub_idxs."""
+    part = copy.copy(control)
+    if part.previous_controlnet is not None:
+        part.previous_controlnet = rows_of_control(part.previous_controlnet, rows, frames)
+    if hasattr(part, "sub_idxs"):
+        part.sub_idxs, part.full_latent_length, part.context_length = list(rows), frames, len(rows)
+        return part
+    hint = part.cond_hint_original
+    if isinstance(hint, Tensor) and len(hint) > 1:
+        part.cond_hint_original, part.cond_hint = repeated_rows(hint, rows), None
+    part.extra_concat_orig = [repeated_rows(extra, rows) if len(extra) > 1 else extra for extra in part.extra_concat_orig]
+    return part

@@ -1,0 +1,106 @@
+"""What a job takes: memory, refused before the work starts if it is not there, and time, told as soon as the first frames have passed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+
+import comfy.model_management
+import comfy.utils
+import psutil
+
+from .frames import WATCH
+
+COPIES = 14  # of the clip's latents that core, the solver and blending hold at once
+
+
+class Job:
+    """A clip on its way through a model.
+
+    samples_shape: [frames, channels, h, w]. calls: how often the model sees the whole clip. kept: bytes that stay afterwards (a trajectory);
+    in_memory: whether these are in memory or in a mapped file."""
+
+    def __init__(self, model, samples_shape: tuple[int, ...], calls: int, kept: int = 0, in_memory: bool = True):
+        self.model, self.shape, self.calls = model, samples_shape, calls
+        self.kept, self.in_memory = kept, in_memory
+        self.working = COPIES * math.prod(samples_shape) * 4
+
+    def check(self) -> None:
+        """Raises ValueError, with what would fit, where memory does not hold the latents or the device not one frame."""
+        frames, width, height = self.shape[0], 8 * self.shape[-1], 8 * self.shape[-2]
+        free, needed = psutil.virtual_memory().available, self.working + self.kept * self.in_memory
+        if needed > free:
+            most = int(frames * free / needed)
+            if self.in_memory and self.working < free:
+                raise ValueError(
+                    f"the trajectory of {frames} frames takes {gib(needed)} of memory, and {gib(free)} are free. "
+                    f"Set storage to 'mapped file', or use at most {most} frames or fewer steps."
+                )
+            raise ValueError(
+                f"the latents of {frames} frames take {gib(needed)} of memory, and {gib(free)} are free. Use at most {most} frames."
+            )
+        device = comfy.model_management.get_torch_device()
+        frame, room = self.model.model.memory_required([1, *self.shape[1:]]), comfy.model_management.get_total_memory(device)
+        if frame > room:
+            side = int(max(width, height) * math.sqrt(room / frame)) // 64 * 64
+            raise ValueError(
+                f"one frame of {width}x{height} pixels takes {gib(frame)} on {device}, which has {gib(room)}. Use frames of at most {side} pixels a side."
+            )
+
+    def sentence(self) -> str:
+        place = "memory" if self.in_memory else "a mapped file"
+        kept = f", a trajectory of {mib(self.kept)} in {place}" if self.kept else ""
+        return f"{self.shape[0]} frames, {self.calls} model calls each{kept}, {mib(self.working)} beside the model"
+
+    def watch(self, node_id: str | None) -> Watch:
+        """Tells the artist what is coming, and follows it."""
+        return Watch(self, node_id)
+
+
+class Watch:
+    """Progress of a job by frames, finer than the sampler's steps, and the time that is left."""
+
+    def __init__(self, job: Job, node_id: str | None):
+        self.job, self.node_id = job, node_id
+        self.whole, self.passed = job.calls * job.shape[0], 0
+        self.bar = comfy.utils.ProgressBar(self.whole)
+        self.begin = self.told = time.monotonic()
+        self.say(self.job.sentence())
+
+    def __call__(self, frames: int) -> None:
+        """So many frames have passed the model once more."""
+        self.passed = min(self.passed + frames, self.whole)
+        self.bar.update_absolute(self.passed, self.whole)
+        now = time.monotonic()
+        first = self.passed == frames
+        if first or now - self.told > 5:
+            self.told = now
+            left = (now - self.begin) * (self.whole / self.passed - 1)
+            self.say(f"{self.job.sentence()}; about {duration(left)} to go", log=first and left > 30)
+
+    def say(self, sentence: str, log: bool = True) -> None:
+        if log:
+            logging.info("BLADE: %s", sentence)
+        server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)  # none where no server runs
+        if server is not None and self.node_id is not None:
+            server.send_progress_text(sentence, self.node_id)
+
+    def on(self, model):
+        """A clone of a MODEL that reports to this watch."""
+        model = model.clone()
+        model.model_options.setdefault("transformer_options", {})[WATCH] = self
+        return model
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
