@@ -1,12 +1,14 @@
 """The commands of the README. All of them share one environment in .cache/, made on first use (a few minutes).
 
-nox -s demo       edits the demo clip in a real ComfyUI; results in out/demo/
-nox -s tests      all tests but the slow ones; plain `nox` runs this
-nox -s slow       the slow ones
-nox -s lint       ruff and mypy
-nox -s ui         ComfyUI's page with the pack, the demo checkpoint, clips and workflows, until Ctrl-C
-nox -s train      trains the demo checkpoint anew
-nox -s figures    measures the demo checkpoint
+nox -s demo            edits the demo clip in a real ComfyUI; results in out/demo/
+nox -s tests           all tests but the slow ones; plain `nox` runs this
+nox -s slow            the slow ones
+nox -s lint            ruff and mypy
+nox -s ui              ComfyUI's page with the pack, the demo checkpoint, clips and workflows, until Ctrl-C
+nox -s train           trains the demo checkpoint anew
+nox -s figures         measures the demo checkpoint
+nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (most of an hour)
+nox -s bench_speed     time and memory, as ratios (most of an hour)
 
 What follows `--` goes to the program that the session runs. COMFYUI_PATH names a ComfyUI to use instead of the pinned
 download; what it requires is installed into an environment in .cache/, never into its own.
@@ -106,7 +108,7 @@ def lint(session: nox.Session) -> None:
     view.mkdir(exist_ok=True)
     link = "import sys; from demo.host import REPOSITORY, Path, install_pack; install_pack(REPOSITORY, Path(sys.argv[1]))"
     session.run(environment.python, "-c", link, str(view / "blade"))
-    packages = [f"blade.{room}" for room in ROOMS] + ["demo"]
+    packages = [f"blade.{room}" for room in ROOMS] + ["demo", "benchmarks"]
     environment.run("mypy", *(part for package in packages for part in ("--package", package)), MYPYPATH=f"{view}{os.pathsep}{ROOT}")
 
 
@@ -124,3 +126,13 @@ def train(session: nox.Session) -> None:
 @nox.session
 def figures(session: nox.Session) -> None:
     Environment(session).run("demo.figures", *session.posargs)
+
+
+@nox.session
+def bench_quality(session: nox.Session) -> None:
+    Environment(session).run("benchmarks.quality", *session.posargs)
+
+
+@nox.session
+def bench_speed(session: nox.Session) -> None:
+    Environment(session).run("benchmarks.speed", *session.posargs)

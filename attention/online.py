@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class OnlineMask:
     def source_masks(self) -> Iterator[Tensor]:
         """Where the source words alone see the object, a span of frames at a time. [frames, height, width] of 0 and 1"""
         parts = spans(len(self.source))
-        threshold = half_height(sum(histogram(self.heat(span)) for span in parts))
+        threshold = half_height(np.sum([histogram(self.heat(span)) for span in parts], 0))
         yield from (threshold_mask(self.heat(span), threshold) for span in parts)
 
     def at_step(self, step: int) -> Tensor:
@@ -53,7 +54,7 @@ class OnlineMask:
         if self.target.totals:
             self.target_scale = self.target.scale()
         parts = spans(len(self.source))
-        self.threshold = half_height(sum(histogram(self.heat(span)) for span in parts))
+        self.threshold = half_height(np.sum([histogram(self.heat(span)) for span in parts], 0))
         self.cells = torch.cat([to_latent_mask(self.pixels(span), *self.latent_size) for span in parts])
         self.recorder.begin(float(self.sigmas[step]))
         return self.cells

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,6 +51,17 @@ class CrossAttentionRecord:
     words: PromptWords
     sigmas: list[float] = field(default_factory=list)
     levels: list[Maps] = field(default_factory=list)
+    stores: Maps = field(default_factory=dict)
+
+    def add(self, sigma: float, maps: Maps, levels: int, empty: Callable[[tuple[int, ...], torch.dtype], Tensor]) -> None:
+        """Keeps a level's maps, one of `levels` in all, in a tensor for each resolution that `empty(shape, dtype)` makes."""
+        level = len(self.levels)
+        for size, tokens in maps.items():
+            if size not in self.stores:
+                self.stores[size] = empty((levels, *tokens.shape), tokens.dtype)
+            self.stores[size][level].copy_(tokens)
+        self.levels.append({size: self.stores[size][level] for size in maps})
+        self.sigmas.append(sigma)
 
     def pick(self, level: int, columns: tuple[int, ...]) -> Maps:
         """Maps of some columns at one level, summed over them: per resolution [frames, h, w] fp32."""

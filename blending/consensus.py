@@ -32,7 +32,7 @@ def steady(places: Tensor) -> Tensor:
 
     Each frame gets the value there of a line through the places of its neighbours, nearer ones counting more (LOESS, degree 1)."""
     values, out = places.numpy().astype(np.float64), places.clone()
-    seen = np.isfinite(values).all(1)
+    seen = places.isfinite().all(1).numpy()
     for frame in np.flatnonzero(seen):
         near = [other for other in range(max(0, frame - FIT), min(len(values), frame + FIT + 1)) if seen[other]]
         weight = np.sqrt((1 - (np.abs(np.array(near) - frame) / (FIT + 1)) ** 3) ** 3)

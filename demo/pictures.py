@@ -93,11 +93,23 @@ def thumbnail(comparison: Path) -> np.ndarray:
     return cv2.resize(square, (512, 512), interpolation=cv2.INTER_CUBIC)
 
 
+def film(comparison: Path) -> np.ndarray:
+    """Four frames of the edited clip in a square, for a graph that is about length. uint8 RGB [512, 512, 3]"""
+    frames = read_mp4(comparison)
+    side = frames.shape[1]
+    picked = [frames[place, :, -side:] for place in np.linspace(0, len(frames) - 1, 4).round().astype(int)]
+    square = np.concatenate([np.concatenate(picked[:2], 1), np.concatenate(picked[2:], 1)])
+    square[side - 1 : side + 1], square[:, side - 1 : side + 1] = 255, 255
+    return cv2.resize(square, (512, 512), interpolation=cv2.INTER_AREA)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo")
     for name, place in (("blade_change_colour", folder), ("blade_change_shape", folder / "shape")):
         save(REPOSITORY / "workflows" / f"{name}.jpg", thumbnail(place / "comparison.mp4"))
         print(f"workflows/{name}.jpg")
+    save(REPOSITORY / "workflows" / "blade_long_clip.jpg", film(folder / "comparison.mp4"))
+    print("workflows/blade_long_clip.jpg")
     sheets = [load(place / "contact_sheet.png") for place in (folder, folder / "shape")]
     width = min(sheet.shape[1] for sheet in sheets)
     stacked = np.concatenate([sheet[:, :width] for sheet in sheets])

@@ -34,8 +34,13 @@ class Storage:
                 "Use fewer steps or frames, or make room."
             )
         with tempfile.TemporaryFile(dir=self.folder, prefix="blade_trajectory_") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, max(size, 1))  # a disk that fills up later would kill the process at a write
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process at a write
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:
+                    raise ValueError(
+                        f"the trajectory's file of {size / 2**30:.1f} GiB cannot be made in {str(self.folder)!r}: {error.strerror}."
+                    ) from error
             else:
-                file.truncate(max(size, 1))
+                file.truncate(size)
             return torch.from_numpy(np.memmap(file, NUMPY[dtype], "r+", shape=shape))

@@ -66,34 +66,25 @@ class DDIMInvert(io.ComfyNode):
         with naming(TITLE, "steps"):
             sigmas = ddim_sigmas(sigma_table(model), steps)
         words, recorder, record = words_of(source), None, None
+        kept = 4 * (steps + 1) * samples.numel()
         if words is not None:
-            recorder = MapRecorder(words, recorded_sizes(*samples.shape[-2:]), len(samples))
-            record = CrossAttentionRecord(words)
-        rising = sigmas.flip(0)
-        room = Storage(Path(folder_paths.get_temp_directory()) if storage == FILE else None)
-        tokens_kept = sum(h * w for h, w in recorder.sizes) * len(words.columns) if recorder else 0
-        kept = 4 * (steps + 1) * samples.numel() + 2 * steps * len(samples) * tokens_kept
+            recorder, record = MapRecorder(words, recorded_sizes(*samples.shape[-2:]), len(samples)), CrossAttentionRecord(words)
+            kept += 2 * steps * len(samples) * len(words.columns) * sum(rows * columns for rows, columns in recorder.sizes)
         job = Job(model, samples.shape, steps, kept, in_memory=storage == MEMORY)
         with naming(TITLE, "latent"):
             job.check()
+        room = Storage(Path(folder_paths.get_temp_directory()) if storage == FILE else None)
         with naming(TITLE, "storage"):
             latents = room.empty((steps + 1, *samples.shape), torch.float32)
-        maps: dict[tuple[int, int], torch.Tensor] = {}
+        rising = sigmas.flip(0)
 
         def keep(level: int, x: torch.Tensor) -> None:
             latents[level].copy_(x)
-            if recorder is None:
-                return
-            if found := recorder.finish():
-                sigma, sizes = found
-                for size, tokens in sizes.items():
-                    if size not in maps:
-                        maps[size] = room.empty((steps, *tokens.shape), tokens.dtype)
-                    maps[size][level - 1].copy_(tokens)
-                record.sigmas.append(sigma)
-                record.levels.append({size: maps[size][level - 1] for size in sizes})
-            if level < steps:
-                recorder.begin(float(rising[level + 1]))
+            if recorder is not None and record is not None:
+                if found := recorder.finish():
+                    record.add(*found, steps, room.empty)
+                if level < steps:
+                    recorder.begin(float(rising[level + 1]))
 
         conds: set = set()
 

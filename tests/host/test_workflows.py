@@ -21,7 +21,7 @@ def graphs(server):
         for node in prompt.values():
             if "steps" in node["inputs"]:
                 node["inputs"]["steps"] = 5
-            if node["class_type"] == "BLADE_LoadVideo":
+            if node["class_type"] in ("BLADE_LoadVideo", "BLADE_EncodeVideo"):
                 node["inputs"]["frame_count"] = 4
         found[file.stem] = prompt
     return found
@@ -37,7 +37,7 @@ def node(graph, class_type):
 
 
 def test_there_are_workflows():
-    assert {"blade_change_colour", "blade_change_shape"} <= {file.stem for file in WORKFLOWS}
+    assert {"blade_change_colour", "blade_change_shape", "blade_long_clip"} <= {file.stem for file in WORKFLOWS}
 
 
 @pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
@@ -45,7 +45,7 @@ def test_a_workflow_runs_to_a_video(server, graphs, name):
     steps = []
     outcome = server.run(graphs[name], on_event=lambda event: steps.append(event["data"]["node"]) if event["type"] == "progress" else None)
     assert outcome.error is None
-    save = next(key for key, entry in graphs[name].items() if entry["class_type"] == "SaveVideo")
+    save = next(key for key, entry in graphs[name].items() if entry["class_type"] in ("SaveVideo", "BLADE_DecodeVideo"))
     (video,) = outcome.outputs[save]["images"]
     assert (server.base / "output" / video["subfolder"] / video["filename"]).stat().st_size > 1000
     sampler = next(key for key, entry in graphs[name].items() if entry["class_type"] == "BLADE_BlendedSampler")
@@ -64,7 +64,7 @@ def test_another_target_prompt_does_not_invert_again(server, graph):
     assert invert in outcome.cached
 
 
-@pytest.mark.parametrize("name", ["blade_change_colour", "blade_change_shape"])
+@pytest.mark.parametrize("name", ["blade_change_colour", "blade_change_shape", "blade_long_clip"])
 def test_the_prompt_is_still_the_one_that_the_page_exported(server, name):
     """tests/demo compares to_prompt with the page's own export; this, that the nodes have not changed since it was recorded."""
     workflow = json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))

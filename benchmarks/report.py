@@ -1,0 +1,67 @@
+"""The files that the benchmarks write, one JSON each, and the record of what they ran on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import tempfile
+from pathlib import Path
+
+import psutil
+import torch
+
+from demo.run import versions
+
+
+def merge(path: Path, figures: dict) -> None:
+    """Puts nested figures into a JSON file: dicts are merged key by key, all else is replaced, and what is not named stays.
+
+    The file is written beside its place and moved there, so it is whole whenever it is read. Raises ValueError where the file holds no
+    JSON object."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}): move it away.") from error
+    if not isinstance(kept, dict):
+        raise ValueError(f"{path} holds a JSON {type(kept).__name__}, not an object: move it away.")
+    text = json.dumps(_merged(kept, figures), indent=2) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
+        part = Path(file.name)
+        try:
+            file.write(text)
+            file.close()  # an open file cannot be moved on Windows
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _merged(kept: dict, new: dict) -> dict:
+    both = {name: _merged(kept[name], new[name]) for name in kept.keys() & new.keys() if _dicts(kept[name], new[name])}
+    return {**kept, **new, **both}
+
+
+def _dicts(*values: object) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
+def machine(comfy: Path) -> dict:
+    """What the figures depend on beside the code: processor, cores, memory, GPU if there is one, and versions. Nothing of the day.
+
+    comfy: the folder of the ComfyUI that was used."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **versions(comfy),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
