@@ -69,6 +69,9 @@ class Watch:
         self.begin = self.told = time.monotonic()
         self.say(self.job.sentence())
 
+    def __deepcopy__(self, memo: dict) -> Watch:
+        return self  # the host copies a MODEL's options whenever it clones one
+
     def __call__(self, frames: int) -> None:
         """So many frames have passed the model once more."""
         self.passed = min(self.passed + frames, self.whole)

@@ -1,0 +1,81 @@
+"""What a job takes: told, and refused before the work starts."""
+
+import copy
+from collections import namedtuple
+
+import pytest
+
+Memory = namedtuple("Memory", "available total", defaults=[2**40])
+
+
+@pytest.fixture
+def model(comfy, checkpoint):
+    return comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, output_clip=False)[0]
+
+
+@pytest.fixture
+def job(comfy, model):
+    from blade.host.job import Job
+
+    return lambda frames, kept=0, in_memory=True: Job(model, (frames, 4, 64, 64), 20, kept, in_memory)
+
+
+def test_a_clip_that_fits_is_not_refused(job):
+    job(16, kept=10**6).check()
+
+
+def test_a_trajectory_beyond_memory_is_refused_with_the_setting_that_fits(job, monkeypatch):
+    import blade.host.job
+
+    monkeypatch.setattr(blade.host.job.psutil, "virtual_memory", lambda: Memory(2 * 2**30))
+    big = 100 * 64 * 4 * 64 * 64 * 21
+    with pytest.raises(
+        ValueError, match=r"trajectory of 1000 frames takes .* GiB.*Set storage to 'mapped file', or use at most \d+ frames"
+    ):
+        job(1000, kept=big).check()
+    with pytest.raises(ValueError, match=r"latents of 1000 frames take .* GiB.*Use at most \d+ frames"):
+        monkeypatch.setattr(blade.host.job.psutil, "virtual_memory", lambda: Memory(2**20))
+        job(1000, kept=big, in_memory=False).check()
+
+
+def test_the_number_of_frames_that_is_offered_fits(job, monkeypatch):
+    import re
+
+    import blade.host.job
+
+    monkeypatch.setattr(blade.host.job.psutil, "virtual_memory", lambda: Memory(2**26))
+    with pytest.raises(ValueError, match="at most") as refused:
+        job(1000).check()
+    job(int(re.search(r"at most (\d+) frames", str(refused.value))[1])).check()
+
+
+def test_a_frame_that_the_device_cannot_hold_is_refused_with_a_size(job, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device: 10 * 2**20)
+    with pytest.raises(ValueError, match=r"one frame of 512x512 pixels takes .*Use frames of at most \d+ pixels a side"):
+        job(1).check()
+
+
+def test_the_sentence_names_frames_calls_and_the_trajectory(job):
+    assert (
+        job(7, kept=5 * 2**20, in_memory=False)
+        .sentence()
+        .startswith("7 frames, 20 model calls each, a trajectory of 5 MiB in a mapped file")
+    )
+
+
+def test_a_watch_tells_the_time_that_is_left_and_survives_the_hosts_copies(job, monkeypatch):
+    import blade.host.job
+
+    now = [0.0]
+    monkeypatch.setattr(blade.host.job.time, "monotonic", lambda: now[0])
+    watch = job(10).watch(None)
+    said = []
+    monkeypatch.setattr(watch, "say", lambda sentence, log=True: said.append(sentence))
+    assert copy.deepcopy(watch) is watch
+    now[0] = 2.0
+    watch(10)  # a twentieth of 20 calls took 2 s
+    assert said[-1].endswith("about 38 s to go")
+    watch(300)
+    assert watch.passed == watch.whole == 200
