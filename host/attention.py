@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import comfy.patcher_extension
 import torch
@@ -11,8 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..attention.temporal import Attend, KeyFrames, plan_batches, temporal_attention
-from .frames import SELF, frame_pass, with_frame_batches
-from .sampling import percent_to_sigma
+from .frames import KEY, SELF, frame_pass, with_frame_batches
 
 Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
 """handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]; attend runs whatever would have
@@ -88,18 +87,28 @@ def with_temporal_attention(
 
     def across_frames(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
         rows, cells = options["activations_shape"][0], math.prod(layer_size(options))
-        scale = round(options["original_shape"][-2] / layer_size(options)[0])
-        active = scales[0] <= scale <= scales[1]
-        if active and percent != (0.0, 1.0):
-            begin, end = (percent_to_sigma(model, share) for share in percent)
-            active = end <= float(options["sigmas"][0]) <= begin
-        # Where another patch has changed what this layer attends to (HyperTile, token merging), it is left to that one.
-        if not active or k.shape != q.shape or q.shape[:2] != (rows, cells):
-            return attend(q, k, v)
-        conds = options.get("uuids") or list(range(len(options.get("cond_or_uncond", [0]))))
+        finest, coarsest = (-(-options["original_shape"][-2] // scale) for scale in scales)
+        active = coarsest <= layer_size(options)[0] <= finest
         passing = frame_pass(options, rows)
+        if active and percent != (0.0, 1.0):
+            sampling = passing.model_sampling if passing else model.get_model_object("model_sampling")
+            begin, end = (float(sampling.percent_to_sigma(share)) for share in percent)
+            active = end <= float(options["sigmas"][0]) <= begin
+        # Where another patch has changed what this layer attends to (HyperTile, token merging) or which rows it gets (tiles in one batch),
+        # it is left to that one.
+        if not active or k.shape != q.shape or q.shape[:2] != (rows, cells) or (KEY in options and passing is None):
+            return attend(q, k, v)
+        signs = options.get("cond_or_uncond", [0])
+        # With their signs, since where there are areas core gives a positive and a negative cond the same uuid.
+        conds: list[Hashable] = list(zip(options.get("uuids") or range(len(signs)), signs, strict=True))
         batch = passing.batch if passing else plan_batches(rows // len(conds), keys, rows)[0]
-        layer = (options["block"], options["block_index"])
+        layer: Hashable = (options["block"], options["block_index"])
+        if passing:
+            layer = (layer, passing.turn(layer, conds))
+            for place, cond in enumerate(conds if batch.carried else ()):
+                if (layer, cond) not in passing.carried.held:  # core had no use for this default cond before: its first frame stands in
+                    stand_in = [place * len(batch.frames)] * len(batch.carried)
+                    passing.carried.put(layer, [cond], k[None, stand_in], v[None, stand_in])
         mixed = temporal_attention(q, k, v, conds, batch, attend, passing and passing.carried, layer)
         return mixed if strength == 1 else torch.lerp(attend(q, k, v), mixed, strength)
 
@@ -108,11 +117,13 @@ def with_temporal_attention(
 
 
 def chunk_of(options: dict, uuids: set, batch: int) -> slice | None:
-    """Rows of the batch that belong to one of these conds, or None where this call holds none. Batches are cond-major."""
-    present = options.get("uuids", [])
+    """Rows of the batch that belong to one of these positive conds, or None where this call holds none. Batches are cond-major.
+
+    Under an area core gives the negative cond that it makes the positive's uuid, so the uuid alone does not tell."""
+    present, signs = options.get("uuids", []), options.get("cond_or_uncond", [])
     frames = batch // max(len(present), 1)
-    for index, uuid in enumerate(present):
-        if uuid in uuids:
+    for index, (uuid, sign) in enumerate(zip(present, signs, strict=False)):
+        if uuid in uuids and sign == 0:
             return slice(index * frames, (index + 1) * frames)
     return None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..attention.temporal import CarriedKeys, FrameBatch, KeyFrames, plan_batche
 
 KEY = "blade_frames"
 WATCH = "blade_watch"  # in transformer_options: is told how many frames have passed
-AUTOMATIC_MOST = 16  # frames: beyond that a batch gains no speed on any device tried, only memory
+AUTOMATIC_MOST = 16  # frames: a bound that does not depend on the free memory keeps the memory of long clips the same
 SELF = KeyFrames(("self",))
 
 
@@ -26,7 +27,15 @@ class FramePass:
 
     batch: FrameBatch
     clip: tuple[int, ...]
-    carried: CarriedKeys = field(default_factory=CarriedKeys)
+    model_sampling: Any
+    carried: CarriedKeys
+    turns: Counter = field(default_factory=Counter)
+
+    def turn(self, layer: Hashable, conds: list[Hashable]) -> int:
+        """How often in this batch the layer has already seen these conds: more than once where another pack passes the frame in tiles."""
+        turn = self.turns[layer, conds[0]]
+        self.turns[layer, conds[0]] += 1
+        return turn
 
 
 def frame_pass(options: dict, rows: int) -> FramePass | None:
@@ -47,9 +56,12 @@ def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
         frames, window = len(x), clip_places(options, len(x))
         order = sorted(range(frames), key=window.__getitem__)
         most = size or automatic_size(inner, conds, x)
-        if options.get("ad_params"):  # a motion module wants its window whole
-            most = frames
         batches = plan_batches(frames, keys, most)
+        # A motion module wants its window whole; and where all frames would be sent ahead, that is the whole clip already.
+        if options.get("ad_params") or (batches[0].pilot and len(batches[0].frames) == frames):
+            batches = plan_batches(frames, keys, frames)
+        if len(batches) == 1:
+            batches = (in_order_of_rows(batches[0], order),)
         carried = CarriedKeys()
         results: list[Tensor] = []
         for batch in batches:
@@ -58,11 +70,12 @@ def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
             if rows == list(range(frames)):
                 part = (conds, x, timestep)
             else:
-                part = ([rows_of_conds(cond, rows, frames) for cond in conds], rows_of(x, rows), rows_of(timestep, rows))
-            passing = FramePass(batch, tuple(window[row] for row in rows), carried)
-            outputs = executor(
-                inner, *part, {**model_options, "transformer_options": told(options, passing, frames if len(batches) > 1 else 0)}
-            )
+                part = (rows_of_all_conds(conds, rows, frames), rows_of(x, rows), repeated_rows(timestep, rows))
+            passing = FramePass(batch, tuple(window[row] for row in rows), inner.model_sampling, carried)
+            batch_options = {**options, KEY: passing}
+            if len(batches) > 1:  # as AnimateDiff-Evolved tells of its windows: IPAdapter takes its frames' embeddings by sub_idxs
+                batch_options["ad_params"] = {"sub_idxs": rows, "full_length": frames}
+            outputs = executor(inner, *part, {**model_options, "transformer_options": batch_options})
             if WATCH in options and not batch.pilot:
                 options[WATCH](len(rows))
             if part[1] is x:
@@ -99,12 +112,12 @@ def clip_places(options: dict, rows: int) -> tuple[int, ...]:
     return tuple(window) if window is not None and len(window) == rows else tuple(range(rows))
 
 
-def told(options: dict, passing: FramePass, frames: int) -> dict:
-    """transformer_options that name the frames of a batch: for our own patches, and, where a clip of so many `frames` passes in several
-    batches, for others' as AnimateDiff-Evolved does it (IPAdapter takes its frames' embeddings by sub_idxs)."""
-    if frames and "context_window" not in options:
-        return {**options, KEY: passing, "ad_params": {"sub_idxs": list(passing.clip), "full_length": frames}}
-    return {**options, KEY: passing}
+def in_order_of_rows(batch: FrameBatch, order: Sequence[int]) -> FrameBatch:
+    """A batch of the whole clip for rows that stand as they come: place i of the clip is row order[i]. A looped window is not sorted, and
+    a motion module knows its frames by their rows."""
+    places = [order.index(row) for row in range(len(order))]
+    seen = batch.seen and tuple(tuple(order[place] for place in batch.seen[own]) for own in places)
+    return FrameBatch(tuple(places), seen=seen)
 
 
 def automatic_size(inner, conds: list, x: Tensor) -> int:
@@ -121,21 +134,23 @@ def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
     return tensor[first : first + count] if list(rows) == list(range(first, first + count)) else tensor[list(rows)]
 
 
-def rows_of_conds(conds: list[dict] | None, rows: Sequence[int], frames: int) -> list[dict] | None:
+def rows_of_all_conds(conds: list[list[dict] | None], rows: Sequence[int], frames: int) -> list[list[dict] | None]:
     """Conds for some of the clip's frames. What has a row a frame (embeddings, masks, hints) follows its frames; what has fewer rows is
     repeated over the clip, as core does."""
-    if conds is None:
-        return None
-    return [{name: part_of_cond(name, value, rows, frames) for name, value in cond.items()} for cond in conds]
+    controls: dict = {}
+    return [
+        cond and [{name: part_of_cond(name, value, rows, frames, controls) for name, value in part.items()} for part in cond]
+        for cond in conds
+    ]
 
 
-def part_of_cond(name: str, value: Any, rows: Sequence[int], frames: int) -> Any:
+def part_of_cond(name: str, value: Any, rows: Sequence[int], frames: int, controls: dict) -> Any:
     if name == "model_conds":
         return {key: rows_of_model_cond(cond, rows) for key, cond in value.items()}
     if name == "mask" and len(value) > 1:
         return repeated_rows(value, rows)
     if name == "control":
-        return rows_of_control(value, rows, frames)
+        return rows_of_control(value, rows, frames, controls)
     return value
 
 
@@ -154,17 +169,21 @@ def repeated_rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
     return rows_of(tensor, [row % len(tensor) for row in rows])
 
 
-def rows_of_control(control, rows: Sequence[int], frames: int):
+def rows_of_control(control, rows: Sequence[int], frames: int, made: dict):
     """A ControlNet, and those chained before it, whose hint follows some frames. A copy without the scaled hint that the original
-    keeps; the network itself is shared. Advanced-ControlNet's own ask for sub_idxs."""
-    part = copy.copy(control)
+    keeps; the network itself is shared. Advanced-ControlNet's own ask for sub_idxs. made: the copies there are, since core lets only
+    conds of the same ControlNet pass together."""
+    if control in made:
+        return made[control]
+    part = made[control] = copy.copy(control)
     if part.previous_controlnet is not None:
-        part.previous_controlnet = rows_of_control(part.previous_controlnet, rows, frames)
+        part.previous_controlnet = rows_of_control(part.previous_controlnet, rows, frames, made)
     if hasattr(part, "sub_idxs"):
         part.sub_idxs, part.full_latent_length, part.context_length = list(rows), frames, len(rows)
         return part
     hint = part.cond_hint_original
     if isinstance(hint, Tensor) and len(hint) > 1:
-        part.cond_hint_original, part.cond_hint = repeated_rows(hint, rows), None
-    part.extra_concat_orig = [repeated_rows(extra, rows) if len(extra) > 1 else extra for extra in part.extra_concat_orig]
+        rows = [row % len(hint) for row in rows]
+        part.cond_hint_original, part.cond_hint = rows_of(hint, rows), None
+        part.extra_concat_orig = [repeated_rows(extra, rows) if len(extra) > 1 else extra for extra in part.extra_concat_orig]
     return part

@@ -71,7 +71,8 @@ class BlendedSampler(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip="Holds the object still over time: how far each frame agrees with its neighbours, along the object's own motion. "
-                    "0: every frame for itself. For several objects that move apart in one mask, 0 is right.",
+                    "0: every frame for itself, right for several objects that move apart. The motion is that of the words' place, or of your mask; "
+                    "a mask that does not move gives no consensus.",
                 ),
                 io.Float.Input(
                     "consensus_until",
@@ -136,7 +137,8 @@ class BlendedSampler(io.ComfyNode):
             pixel_mask = fixed_mask(mask, trajectory.frames, height, width, grow)
             latent_mask = to_latent_mask(pixel_mask, *latent_size)
             mask_at = lambda step: latent_mask  # noqa: E731
-            places = object_places([pixel_mask])
+            # A mask that stands still says nothing of how the object in it moves.
+            places = None if torch.equal(pixel_mask, pixel_mask[:1].expand_as(pixel_mask)) else object_places([pixel_mask])
         else:
             source, words, aim = words_to_edit(trajectory, target, source_words, target_words)
             recorder = MapRecorder(words, recorded_sizes(*latent_size), trajectory.frames)
@@ -144,7 +146,7 @@ class BlendedSampler(io.ComfyNode):
             online = OnlineMask(heat, recorder, aim, sigmas, (latent_size[0], latent_size[1]), grow)
             mask_at = online.at_step
             places = object_places(online.source_masks())
-        agree = Consensus(places, consensus, percent_to_sigma(model, consensus_until)) if consensus else None
+        agree = Consensus(places, consensus, percent_to_sigma(model, consensus_until)) if consensus and places is not None else None
 
         def function(model, x, sigmas, extra_args, callback, disable):
             conds.update(positive_uuids(model))

@@ -205,6 +205,76 @@ def test_the_mask_that_draws_itself_lies_on_the_object(loaded, nodes, inverted):
     assert (inside & ~object_).float().mean() < 0.2
 
 
+def blended(nodes, clip, patched, trajectory, consensus=1.0, until=0.8, mask_size="pixels", **mask):
+    return nodes.sampler(patched, nodes.prompt(clip, "a blue circle on grass"), nodes.prompt(clip, ""), trajectory, STEPS, 7.5, "euler", 1.0,
+                         "red circle", "blue circle", 0, consensus, until, mask_size, **mask)  # fmt: skip
+
+
+def test_consensus_changes_the_object_and_not_what_is_around_it(loaded, nodes, inverted):
+    model, clip, _, _ = loaded
+    patched, trajectory = inverted
+    agreed, cells = blended(nodes, clip, patched, trajectory, mask_size="latent cells")
+    alone, _ = blended(nodes, clip, patched, trajectory, consensus=0.0)
+    outside = (cells[:, None] == 0).expand_as(agreed["samples"])
+    clips_own = model.model.process_latent_out(trajectory.latents[0])
+    assert torch.equal(agreed["samples"][outside], clips_own[outside])
+    assert (agreed["samples"] - alone["samples"])[~outside].abs().mean() > 0.01
+
+
+def test_a_mask_that_does_not_move_gives_no_consensus(loaded, nodes, inverted):
+    _, clip, _, _ = loaded
+    still = torch.zeros(1, 128, 128)
+    still[:, 30:90, 30:90] = 1
+    one, other = (blended(nodes, clip, *inverted, consensus=amount, mask=still)[0]["samples"] for amount in (0.0, 1.0))
+    assert torch.equal(one, other)
+
+
+def test_the_mask_in_cells_is_the_one_in_pixels(loaded, nodes, inverted):
+    from blade.attention.masks import to_latent_mask
+
+    _, clip, _, _ = loaded
+    _, pixels = blended(nodes, clip, *inverted)
+    _, cells = blended(nodes, clip, *inverted, mask_size="latent cells")
+    assert cells.shape == (FRAMES, 16, 16)
+    assert torch.equal(cells, to_latent_mask(pixels, 16, 16)[:, 0])
+
+
+def test_a_trajectory_in_a_mapped_file_is_the_one_in_memory(loaded, nodes, inverted):
+    _, clip, latent, _ = loaded
+    patched, trajectory = inverted
+    mapped = nodes.invert(patched, nodes.prompt(clip, "a red circle on grass"), {"samples": latent}, STEPS, "mapped file")
+    assert torch.equal(mapped.latents, trajectory.latents)
+    assert mapped.record.sigmas == trajectory.record.sigmas
+    for mine, other in zip(mapped.record.levels, trajectory.record.levels, strict=True):
+        assert all(torch.equal(mine[size], other[size]) for size in other)
+    assert mapped.nbytes == trajectory.nbytes == trajectory.latents.nbytes + trajectory.record.nbytes
+
+
+def test_a_whole_edit_in_batches_is_the_edit_at_once(loaded, nodes, inverted):
+    """Inversion, recorded maps and sampling under a fixed mask: what the solver walks through is the same to fp32 rounding."""
+    model, clip, latent, truth = loaded
+    _, trajectory = inverted
+    patched = nodes.temporal(model, "first", "previous", batch_frames=3)
+    parts = nodes.invert(patched, nodes.prompt(clip, "a red circle on grass"), {"samples": latent}, STEPS)
+    torch.testing.assert_close(parts.latents, trajectory.latents, rtol=1e-4, atol=1e-4 * float(trajectory.latents.abs().max()))
+    for mine, other in zip(parts.record.levels, trajectory.record.levels, strict=True):
+        assert all((mine[size].float() - other[size].float()).abs().max() < 2e-3 for size in other)
+    results = [blended(nodes, clip, p, t, mask=(truth > 0.5).float())[0]["samples"] for p, t in ((patched, parts), inverted)]
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3 * float(results[1].abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options", "sentence"),
+    [
+        ((), {}, "input self_frame: no frame is chosen"),
+        (("self",), {"percent": (0.7, 0.2)}, "input start_percent: it is 0.7, after end_percent, which is 0.2"),
+    ],
+)
+def test_temporal_settings_that_mean_nothing_are_refused(loaded, nodes, kinds, options, sentence):
+    with pytest.raises(ValueError, match=f"Temporal-Spatial Attention.*{sentence}"):
+        nodes.temporal(loaded[0], *kinds, **options)
+
+
 def test_words_only_added_name_no_place_and_are_refused(loaded, nodes, inverted):
     _, clip, _, _ = loaded
     patched, trajectory = inverted
