@@ -231,7 +231,6 @@ SIDE = 16  # latent cells a side of that clip
 BATCH = 16  # frames that pass the model at once where memory is free (host.frames)
 WARM_UP = (16, 2)  # frames, steps
 LONGEST_GROWTH = 1.10
-LARGE_BLOCK = MIB  # glibc's own bound moves between 128 KiB and 32 MiB with what was freed before, and chance keeps that much for the heap
 SETTLING = 15  # seconds: ComfyUI collects garbage up to ten seconds after a prompt
 STAGES = {
     "encode": "Encode Video",
@@ -250,7 +249,8 @@ def edit_prompt(video: str, frames: int, steps: int) -> dict:
 
     stretch = {"video": video, "start_frame": 0, "frame_count": frames, "every_nth": 1, "longest_side": 0, "chunk_frames": 0}
     keys = {"self": True, "first": True, "previous": True, "next": False, "middle": False}
-    temporal = {f"{kind}_frame": wanted for kind, wanted in keys.items()} | {"all_frames": False, "anchor_every": 0, "strength": 1.0}
+    temporal: dict[str, object] = {f"{kind}_frame": wanted for kind, wanted in keys.items()}
+    temporal |= {"all_frames": False, "anchor_every": 0, "strength": 1.0}
     temporal |= {"blocks": "all", "start_percent": 0.0, "end_percent": 1.0, "batch_frames": 0}
     edit = {"steps": steps, "cfg": 7.5, "sampler_name": "euler", "start": 1.0, "grow": 0, "consensus": 1.0, "consensus_until": 0.6}
     edit |= {"source_words": EDIT.source_words, "target_words": EDIT.target_words, "mask_size": "latent cells"}
@@ -334,8 +334,8 @@ def by_stage(samples: Sequence[tuple[float, int, int]], events: Sequence[tuple[f
             known["seconds"] += end - begin
     for moment, whole, shared in samples:
         running = bisect.bisect_right(begins, moment) - 1
-        known = stages.get(events[running][1]) if running >= 0 else None
-        if known is not None:
+        if running >= 0 and events[running][1] in stages:
+            known = stages[events[running][1]]
             known["peak"], known["peak_private"] = max(known["peak"], whole), max(known["peak_private"], whole - shared)
     return stages
 
@@ -397,7 +397,6 @@ def run_memory(comfy: Path, out: Path, quick: bool) -> bool:
     """Measures, writes and prints; whether the goal is met."""
     (long, short), steps = ((96, 24), 4) if quick else ((1000, 100), 20)
     base = prepare_base(out / "base")
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(LARGE_BLOCK)  # larger blocks go back to the system when freed; read by glibc only
     runs = {}
     for frames in (short, long):
         print(f"Editing {frames} frames in {steps} steps", flush=True)

@@ -109,7 +109,7 @@ def with_temporal_attention(
                 if (layer, cond) not in passing.carried.held:  # core had no use for this default cond before: its first frame stands in
                     stand_in = [place * len(batch.frames)] * len(batch.carried)
                     passing.carried.put(layer, [cond], k[None, stand_in], v[None, stand_in])
-        mixed = temporal_attention(q, k, v, conds, batch, attend, passing and passing.carried, layer)
+        mixed = temporal_attention(q, k, v, conds, batch, attend, passing.carried if passing else None, layer)
         return mixed if strength == 1 else torch.lerp(attend(q, k, v), mixed, strength)
 
     model = with_frame_batches(model, keys if strength else SELF, size)
