@@ -78,7 +78,9 @@ class Watch:
         self.bar.update_absolute(self.passed, self.whole)
         now = time.monotonic()
         first = self.passed == frames
-        if first or now - self.told > 5:
+        if self.passed == self.whole:
+            self.say(f"{self.job.sentence()}; took {duration(now - self.begin)}", log=False)
+        elif first or now - self.told > 5:
             self.told = now
             left = (now - self.begin) * (self.whole / self.passed - 1)
             self.say(f"{self.job.sentence()}; about {duration(left)} to go", log=first and left > 30)

@@ -79,3 +79,4 @@ def test_a_watch_tells_the_time_that_is_left_and_survives_the_hosts_copies(job, 
     assert said[-1].endswith("about 38 s to go")
     watch(300)
     assert watch.passed == watch.whole == 200
+    assert said[-1].endswith("took 2 s")
