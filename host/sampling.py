@@ -65,19 +65,6 @@ def run_sampler(model, function: Callable[..., Tensor], sigmas: Tensor, positive
     )
 
 
-def check_latent(model, samples: Tensor) -> None:
-    """Raises ValueError for a LATENT that is no clip of this model: empty, of another kind, or not finite."""
-    channels = model.model.latent_format.latent_channels
-    if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
-        raise ValueError(
-            f"its shape is {list(samples.shape)}, but this model needs [frames, {channels}, height/8, width/8]. Encode the frames with this checkpoint's VAE."
-        )
-    if not torch.isfinite(samples).all():
-        raise ValueError(
-            "it holds values that are not finite (NaN or infinity). Encode the frames again, with the VAE in fp32 if it overflows."
-        )
-
-
 def latent_out(model, latent: Tensor) -> Tensor:
     """From model space to the scale of LATENT."""
     return model.model.process_latent_out(latent)

@@ -27,12 +27,12 @@ def check_vae(vae) -> None:
         )
 
 
-def check_latent(samples: Tensor) -> None:
-    """Raises ValueError for a LATENT that is no clip: [frames, 4, height/8, width/8], finite."""
-    if samples.ndim != 4 or samples.shape[1] != CHANNELS or 0 in samples.shape:
+def check_latent(samples: Tensor, channels: int = CHANNELS) -> None:
+    """Raises ValueError for a LATENT that is no clip of that many channels: empty, of another kind, or not finite."""
+    if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
         raise ValueError(
-            f"its shape is {list(samples.shape)}, but a clip is [frames, {CHANNELS}, height/8, width/8]. "
-            "Connect the latent of an SD1.5, SD2.x or SDXL model."
+            f"its shape is {list(samples.shape)}, but a clip needs [frames, {channels}, height/8, width/8]. "
+            "Encode the frames with the VAE of the model's checkpoint."
         )
     if not torch.isfinite(samples).all():
         raise ValueError(

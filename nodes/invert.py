@@ -12,7 +12,8 @@ from ..attention.record import CrossAttentionRecord, MapRecorder, recorded_sizes
 from ..host.attention import record_cross_attention
 from ..host.frames import in_frame_batches
 from ..host.job import Job
-from ..host.sampling import check_latent, positive_uuids, run_sampler, sigma_table, unet_family
+from ..host.sampling import positive_uuids, run_sampler, sigma_table, unet_family
+from ..host.vae import check_latent
 from ..host.words import words_of
 from ..inversion.ddim import invert_ddim
 from ..inversion.schedule import ddim_sigmas
@@ -62,7 +63,7 @@ class DDIMInvert(io.ComfyNode):
             family = unet_family(model)
         samples = latent["samples"]
         with naming(TITLE, "latent"):
-            check_latent(model, samples)
+            check_latent(samples, model.model.latent_format.latent_channels)
         with naming(TITLE, "steps"):
             sigmas = ddim_sigmas(sigma_table(model), steps)
         words, recorder, record = words_of(source), None, None
