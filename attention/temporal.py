@@ -95,9 +95,9 @@ def plan_batches(frames: int, keys: KeyFrames, size: int) -> tuple[FrameBatch, .
     whole = tuple(range(frames))
     if keys.plain:
         return tuple(FrameBatch(whole[start : start + size]) for start in range(0, frames, size))
-    if size >= frames:
-        return (FrameBatch(whole, seen=tuple(keys.seen_by(frame, frames) for frame in whole)),)
     pilots = keys.pilots(frames)
+    if size >= frames or len(pilots) == frames:  # all frames sent ahead are the whole clip already
+        return (FrameBatch(whole, seen=tuple(keys.seen_by(frame, frames) for frame in whole)),)
     passes = ([pilots] if pilots else []) + [whole[start : start + size] for start in range(0, frames, size)]
     wanted = [{place for frame in batch for place in keys.seen_by(frame, frames)} for batch in passes]
     batches: list[FrameBatch] = []

@@ -55,11 +55,8 @@ def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
         options = model_options.get("transformer_options", {})
         frames, window = len(x), clip_places(options, len(x))
         order = sorted(range(frames), key=window.__getitem__)
-        most = size or automatic_size(inner, conds, x)
-        batches = plan_batches(frames, keys, most)
-        # A motion module wants its window whole; and where all frames would be sent ahead, that is the whole clip already.
-        if options.get("ad_params") or (batches[0].pilot and len(batches[0].frames) == frames):
-            batches = plan_batches(frames, keys, frames)
+        whole = bool(options.get("ad_params"))  # a motion module wants its window whole
+        batches = plan_batches(frames, keys, frames if whole else size or automatic_size(inner, conds, x))
         if len(batches) == 1:
             batches = (in_order_of_rows(batches[0], order),)
         carried = CarriedKeys()
