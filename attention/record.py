@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -70,6 +72,55 @@ class CrossAttentionRecord:
     @property
     def nbytes(self) -> int:
         return sum(maps.nbytes for level in self.levels for maps in level.values())
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The maps as "height x width" -> [levels, frames, tokens, h, w], and what is no tensor, as JSON takes it: sigmas, words, and which
+        levels each tensor holds. Nothing is copied where a resolution was seen at every level."""
+        tensors, held = {}, {}
+        for size in sorted({size for maps in self.levels for size in maps}):
+            name = "{}x{}".format(*size)
+            held[name] = [level for level, maps in enumerate(self.levels) if size in maps]
+            from_the_first = size in self.stores and held[name] == list(range(len(held[name])))
+            tensors[name] = (
+                self.stores[size][: len(held[name])] if from_the_first else torch.stack([self.levels[level][size] for level in held[name]])
+            )
+        return tensors, {"sigmas": self.sigmas, "levels": held, "words": self.words.describe()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], description: Any) -> CrossAttentionRecord:
+        """What `to_tensors` gave, as a record over the same tensors. Raises ValueError where it does not fit together."""
+        try:
+            sigmas, held = [float(sigma) for sigma in description["sigmas"]], dict(description["levels"])
+            whole = all(isinstance(level, int) for levels in held.values() for level in levels)
+            words = PromptWords.from_description(description["words"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its record lacks a part or has one of another kind ({error!r})") from error
+        if not whole or not all(0 < sigma < math.inf for sigma in sigmas):
+            raise ValueError("its record has levels that are no whole numbers, or sigmas that are not positive")
+        if held.keys() != tensors.keys():
+            raise ValueError(f"its record has maps of {sorted(tensors)}, but should have {sorted(held)}")
+        record = cls(words, sigmas, [{} for _ in sigmas])
+        for name, maps in tensors.items():
+            frames = next(iter(tensors.values())).shape[1:2]
+            if (
+                maps.ndim != 5
+                or maps.shape[1:2] != frames
+                or maps.shape[2] != len(words.columns)
+                or name != "{}x{}".format(*maps.shape[3:])
+            ):
+                raise ValueError(
+                    f"its record's maps {name!r} are {list(maps.shape)}, not [levels, frames, {len(words.columns)} tokens, height, width]"
+                )
+            if held[name] != sorted(set(held[name]) & set(range(len(sigmas)))) or len(held[name]) != len(maps):
+                raise ValueError(f"its record's maps {name!r} are of {len(maps)} levels, {held[name]!r:.60} of {len(sigmas)}")
+            size = (maps.shape[3], maps.shape[4])
+            if held[name] == list(range(len(maps))):
+                record.stores[size] = maps
+            for level, of_level in zip(held[name], maps, strict=True):
+                record.levels[level][size] = of_level
+        if not all(record.levels):
+            raise ValueError("its record has a level without maps")
+        return record
 
 
 def pick_columns(maps: Maps, words: PromptWords, columns: tuple[int, ...]) -> Maps:

@@ -37,6 +37,9 @@ class KeyFrames:
         if not self.kinds and not self.anchor_every:
             raise ValueError(f"no frame is chosen to take keys and values from; choose at least one of {', '.join(KINDS)}.")
 
+    def __str__(self) -> str:
+        return ", ".join((*self.kinds, *([f"anchor every {self.anchor_every}"] if self.anchor_every else [])))
+
     @property
     def plain(self) -> bool:
         """Whether this is ordinary self-attention."""

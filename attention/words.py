@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 WORD_END = "</w>"
 CHUNK = 77
@@ -58,6 +59,27 @@ class PromptWords:
         if not wanted:
             raise ValueError(f"no word was given. Name one or more words of the prompt {self.text!r}, separated by commas.")
         return tuple(sorted({column for phrase in wanted for column in self.find(phrase)}))
+
+    def describe(self) -> dict[str, Any]:
+        """All of it as JSON takes it; `from_description` reads it."""
+        return {"text": self.text, "words": [[word.text, list(word.columns)] for word in self.words], "length": self.length}
+
+    @classmethod
+    def from_description(cls, found: Any) -> PromptWords:
+        """Raises ValueError where it is not what `describe` gives."""
+        try:
+            words = tuple(Word(text, tuple(columns)) for text, columns in found["words"])
+            read = cls(found["text"], words, found["length"])
+            fits = (
+                all(isinstance(text, str) for text in (read.text, *(word.text for word in words)))
+                and read.length % CHUNK == 0 < read.length
+            )
+            fits = fits and all(0 <= column < after for column, after in zip(read.columns, (*read.columns, read.length)[1:], strict=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"its words lack a part or have one of another kind ({error!r})") from error
+        if not fits or not all(isinstance(column, int) for column in read.columns):
+            raise ValueError(f"its words have columns that do not rise within a context of {read.length}, or no text")
+        return read
 
 
 def squeeze(text: str) -> str:

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -127,7 +127,7 @@ def with_noise(trajectory, cells: torch.Tensor):
     latents, sigma = trajectory.latents.clone(), float(trajectory.sigmas[-1])
     noise = torch.randn(latents[-1].shape, generator=torch.Generator().manual_seed(5))
     latents[-1] = torch.lerp(latents[-1], noise * sigma, cells)
-    return type(trajectory)(trajectory.sigmas, latents, trajectory.record, trajectory.family)
+    return replace(trajectory, latents=latents)
 
 
 def figures(edit: Edit, edited: np.ndarray, reference: np.ndarray) -> dict[str, float]:

@@ -28,10 +28,11 @@ import aiohttp
 
 from demo.comfy_source import find_comfy
 
-__all__ = ["CHECKPOINT_NAME", "ComfyHost", "HostError", "Outcome", "find_comfy", "prepare_base"]
+__all__ = ["CHECKPOINT_NAME", "TWIN_NAME", "ComfyHost", "HostError", "Outcome", "find_comfy", "prepare_base"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CHECKPOINT_NAME = "blade_demo.safetensors"  # the name that the workflows ask for
+TWIN_NAME = "blade_demo_v.safetensors"  # its U-Net fine-tuned to predict v, for core's Load Diffusion Model
 NOT_SHIPPED = ("demo", "tests", "benchmarks", "out", "__pycache__")
 
 
@@ -56,17 +57,21 @@ class Outcome:
 
 def prepare_base(base: Path, checkpoint: Path | None = None, pack: str = "blade") -> Path:
     """Fills the folder of one ComfyUI instance: this repository as custom node pack `pack`, the demo model's pack,
-    the checkpoint (this repository's own unless another is given, always as blade_demo.safetensors) and the demo clips.
+    the checkpoint (this repository's own unless another is given, always as blade_demo.safetensors), its twin that predicts v, and the
+    demo clips.
 
     May be called again on the same folder. Returns its absolute path."""
     base = base.resolve()
-    for folder in ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user/default/workflows"):
+    for folder in ("custom_nodes", "models/checkpoints", "models/diffusion_models", "input", "output", "temp", "user/default/workflows"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     install_pack(REPOSITORY, base / "custom_nodes" / pack)
     install_pack(REPOSITORY / "demo" / "model_pack", base / "custom_nodes" / "blade_demo_model")
     checkpoint = checkpoint or REPOSITORY / "demo" / CHECKPOINT_NAME
     if checkpoint.exists():
         copy_if_new(checkpoint, base / "models" / "checkpoints" / CHECKPOINT_NAME)
+    twin = REPOSITORY / "demo" / TWIN_NAME
+    if twin.exists():
+        copy_if_new(twin, base / "models" / "diffusion_models" / TWIN_NAME)
     for clip in (REPOSITORY / "demo" / "clips").glob("*.mp4"):
         copy_if_new(clip, base / "input" / clip.name)
     return base

@@ -1,8 +1,9 @@
-"""Trains the demo checkpoint from a seed: autoencoder, then U-Net and text encoder, then one safetensors file.
+"""Trains the demo checkpoint from a seed: autoencoder, then U-Net and text encoder, then one safetensors file; and its twin, a U-Net that
+predicts v, fine-tuned from the first and kept in a file of its own.
 
     COMFYUI_PATH=... python -m demo.train all --out out/train
 
-Stages: `vae`, `unet`, `export`; `all` runs the three. Each writes its state every hundred steps and goes on from there when started
+Stages: `vae`, `unet`, `twin`, `export`; `all` runs the four. Each writes its state every hundred steps and goes on from there when started
 again. Architectures are ComfyUI's own; only their weights are made here. The committed file was made by these stages with these
 steps, rates and data, stopped and continued several times on the way (the learning rate's plateau was planned longer at first), so
 a run in one go gives its like, not its bits.
@@ -38,6 +39,8 @@ from demo.scenes import random_scene  # noqa: E402
 
 SD15_LATENT_SCALE = 0.18215
 ALPHA_BAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
+ROOTS = ALPHA_BAR.sqrt()
+ZERO_TERMINAL = ((ROOTS - ROOTS[-1]) * ROOTS[0] / (ROOTS[0] - ROOTS[-1])).square()  # Lin et al. 2023, algorithm 1
 TRAIN_PHOTOS = ("skimage/astronaut.png", "skimage/coffee.png", "skimage/motorcycle_left.png", "skimage/rocket.jpg", "sklearn/china.jpg")
 HELD_OUT_PHOTOS = ("skimage/chelsea.png", "sklearn/flower.jpg")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -252,10 +255,13 @@ def encode_scenes(encoder: nn.Module, count: int, seed: int) -> tuple[Tensor, Te
     return torch.cat(latents)[:count], torch.tensor(ids[:count], device=DEVICE)
 
 
-def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int) -> None:
-    """Noise prediction with SD's betas, min-SNR weights (Hang et al. 2023, gamma 5), captions dropped in one case of ten."""
+def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int, twin: bool = False) -> None:
+    """Noise prediction with SD's betas, min-SNR weights (Hang et al. 2023, gamma 5), captions dropped in one case of ten.
+
+    twin: instead, v-prediction from the finished U-Net on, the text encoder left as it is. Half of each batch is noised by SD's betas and
+    half by their zero-terminal-SNR rescaling, without weights, so that one file serves both schedules."""
     comfy_attention.optimized_attention = plain_attention
-    torch.manual_seed(1)
+    torch.manual_seed(2 if twin else 1)
     encoder, _ = make_autoencoder()
     encoder.load_state_dict(load_state(out / "vae.pt")["encoder"])
     cache = out / "latents.pt"
@@ -267,12 +273,15 @@ def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int) -> N
     latents = (latents - mean) / deviation
     print(f"{scenes} scenes encoded: latent mean {mean:.3f}, deviation {deviation:.3f}", flush=True)
     both = nn.ModuleDict({"unet": make_unet(), "text": make_text_encoder()})
+    if twin:
+        both.load_state_dict(load_state(out / "unet.pt")["average"])
+        both["text"].requires_grad_(False)
     matrices = [
         p for n, p in both["unet"].named_parameters() if p.ndim >= 2 and not n.startswith(("input_blocks.0.", "out.", "time_embed"))
     ]
-    matrices += [p for n, p in both["text"].named_parameters() if p.ndim == 2 and "embedding" not in n]
+    matrices += [p for n, p in both["text"].named_parameters() if p.ndim == 2 and "embedding" not in n and p.requires_grad]
     optimiser = Optimiser(both, rate, matrices)
-    path, start = out / "unet.pt", 0
+    path, start = out / ("twin.pt" if twin else "unet.pt"), 0
     average = {k: v.detach().clone() for k, v in both.state_dict().items()}
     if path.exists():
         state = load_state(path)
@@ -280,26 +289,29 @@ def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int) -> N
         optimiser.load(state["optimiser"])
         average, start = state["average"], state["step"]
     empty = torch.tensor([t[0] for t in tokenizer().tokenize_with_weights("")[0]], device=DEVICE)
-    alpha_bar, began, losses = ALPHA_BAR.to(DEVICE), time.time(), []
+    began, losses = time.time(), []
+    schedules = torch.stack([ALPHA_BAR, ZERO_TERMINAL if twin else ALPHA_BAR]).to(DEVICE)
     for step in range(start, steps):
         pick = torch.randint(0, scenes, (batch,), device=DEVICE)
         z, tokens = latents[pick], ids[pick].clone()
         tokens[torch.rand(batch, device=DEVICE) < 0.1] = empty
         t = ((torch.arange(batch, device=DEVICE) + torch.rand(batch, device=DEVICE)) * (1000 / batch)).long()  # stratified
-        noise, a = torch.randn_like(z), alpha_bar[t].view(-1, 1, 1, 1)
+        half = (torch.arange(batch, device=DEVICE) + step) % 2
+        noise, a = torch.randn_like(z), schedules[half, t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * z + (1 - a).sqrt() * noise
         with torch.autocast(DEVICE.type, torch.bfloat16):
             predicted = both["unet"](noisy, t.float(), context=both["text"](input_ids=tokens).last_hidden_state)
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
-        signal = (a / (1 - a)).flatten()
-        optimiser.step((error * (5 / signal).clamp(max=1)).mean(), schedule(step, steps))
+        goal = a.sqrt() * noise - (1 - a).sqrt() * z if twin else noise
+        error = (predicted.float() - goal).square().mean((1, 2, 3))
+        weight = 1 if twin else (5 * (1 - a) / a).clamp(max=1).flatten()
+        optimiser.step((error * weight).mean(), schedule(step, steps))
         losses.append(float(error.detach().mean()))
         with torch.no_grad():
             keep = min(0.998, (step + 1) / (step + 20))
             for name, value in both.state_dict().items():
                 average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
         if (step + 1) % 50 == 0:
-            print(f"unet {step + 1}/{steps} {time.time() - began:.0f} s: noise error {np.mean(losses[-200:]):.4f}", flush=True)
+            print(f"{path.stem} {step + 1}/{steps} {time.time() - began:.0f} s: error {np.mean(losses[-200:]):.4f}", flush=True)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             save_state(
                 path, model=both.state_dict(), average=average, optimiser=optimiser.state(), step=step + 1, mean=mean, deviation=deviation
@@ -326,13 +338,24 @@ def export(out: Path, file: Path) -> None:
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in weights.values()) / 1e6:.1f} M values")
 
 
+def export_twin(out: Path, file: Path) -> None:
+    """The v-predicting U-Net alone, in fp16, for UNETLoader; text encoder and VAE are those of the other file. The two empty entries are
+    those by which core knows SDXL checkpoints of this kind."""
+    average = load_state(out / "twin.pt")["average"]
+    weights = {name.removeprefix("unet."): value.cpu().half() for name, value in average.items() if name.startswith("unet.")}
+    save_file(weights | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, file)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in weights.values()) / 1e6:.1f} M values")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["vae", "unet", "export", "all"])
+    parser.add_argument("stage", choices=["vae", "unet", "twin", "export", "all"])
     parser.add_argument("--out", type=Path, default=Path("out/train"))
     parser.add_argument("--file", type=Path, default=Path(__file__).parent / "blade_demo.safetensors")
+    parser.add_argument("--twin-file", type=Path, default=Path(__file__).parent / "blade_demo_v.safetensors")
     parser.add_argument("--vae-steps", type=int, default=1600)
     parser.add_argument("--unet-steps", type=int, default=4200)
+    parser.add_argument("--twin-steps", type=int, default=1200)
     parser.add_argument("--scenes", type=int, default=8000, help="scenes whose latents the U-Net learns from")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -340,5 +363,8 @@ if __name__ == "__main__":
         train_autoencoder(options.out, options.vae_steps, 16, 4e-3, 4000)
     if options.stage in ("unet", "all"):
         train_unet(options.out, options.unet_steps, 32, 2e-3, options.scenes)
+    if options.stage in ("twin", "all"):
+        train_unet(options.out, options.twin_steps, 32, 1e-3, options.scenes, twin=True)
     if options.stage in ("export", "all"):
         export(options.out, options.file)
+        export_twin(options.out, options.twin_file)

@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..attention.temporal import Attend, KeyFrames, plan_batches, temporal_attention
+from .fingerprint import TEMPORAL
 from .frames import KEY, SELF, frame_pass, with_frame_batches
 
 Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
@@ -113,7 +114,13 @@ def with_temporal_attention(
         return mixed if strength == 1 else torch.lerp(attend(q, k, v), mixed, strength)
 
     model = with_frame_batches(model, keys if strength else SELF, size)
-    return with_attention(model, "blade_temporal", self_attention=across_frames) if strength and not keys.plain else model
+    told = model.model_options.setdefault("transformer_options", {})
+    if not strength or keys.plain:
+        model.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, TEMPORAL)  # an earlier node's
+        told.pop(TEMPORAL, None)
+        return model
+    told[TEMPORAL] = f"{keys}, strength {strength:g}, scales {scales[0]} to {scales[1]}, from {percent[0]:g} to {percent[1]:g}"
+    return with_attention(model, TEMPORAL, self_attention=across_frames)
 
 
 def chunk_of(options: dict, uuids: set, batch: int) -> slice | None:

@@ -20,10 +20,10 @@ class Job:
     """A clip on its way through a model.
 
     samples_shape: [frames, channels, h, w]. calls: how often the model sees the whole clip. kept: bytes that stay afterwards (a trajectory);
-    in_memory: whether these are in memory or in a mapped file."""
+    in_memory: whether these are in memory or in a mapped file. warning: what the artist should know, told with the rest."""
 
-    def __init__(self, model, samples_shape: tuple[int, ...], calls: int, kept: int = 0, in_memory: bool = True):
-        self.model, self.shape, self.calls = model, samples_shape, calls
+    def __init__(self, model, samples_shape: tuple[int, ...], calls: int, kept: int = 0, in_memory: bool = True, warning: str = ""):
+        self.model, self.shape, self.calls, self.warning = model, samples_shape, calls, warning
         self.kept, self.in_memory = kept, in_memory
         self.working = COPIES * math.prod(samples_shape) * 4
 
@@ -52,7 +52,8 @@ class Job:
     def sentence(self) -> str:
         place = "memory" if self.in_memory else "a mapped file"
         kept = f", a trajectory of {mib(self.kept)} in {place}" if self.kept else ""
-        return f"{self.shape[0]} frames, {self.calls} model calls each{kept}, {mib(self.working)} beside the model"
+        told = f"{self.shape[0]} frames, {self.calls} model calls each{kept}, {mib(self.working)} beside the model"
+        return f"{self.warning}\n{told}" if self.warning else told
 
     def watch(self, node_id: str | None) -> Watch:
         """Tells the artist what is coming, and follows it."""
@@ -79,11 +80,18 @@ class Watch:
         now = time.monotonic()
         first = self.passed == frames
         if self.passed == self.whole:
-            self.say(f"{self.job.sentence()}; took {duration(now - self.begin)}", log=False)
+            self.done()
         elif first or now - self.told > 5:
             self.told = now
             left = (now - self.begin) * (self.whole / self.passed - 1)
             self.say(f"{self.job.sentence()}; about {duration(left)} to go", log=first and left > 30)
+
+    def done(self, found: str = "") -> None:
+        """The work is at its end, perhaps with fewer calls than it might have taken. found: what came out, in a few words."""
+        self.passed = self.whole
+        self.bar.update_absolute(self.whole, self.whole)
+        told = f"{self.job.sentence()}; took {duration(time.monotonic() - self.begin)}"
+        self.say(f"{told}; {found}" if found else told, log=False)
 
     def say(self, sentence: str, log: bool = True) -> None:
         if log:

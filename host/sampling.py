@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import comfy.model_base
 import comfy.sample
 import comfy.samplers
 import latent_preview
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 from torch import Tensor
 
 
@@ -26,15 +26,30 @@ def unet_family(model) -> str:
         raise ValueError(
             f"the model takes {channels} channels instead of {latent}, as inpainting checkpoints do. Load the ordinary checkpoint."
         )
-    kinds = {comfy.model_base.ModelType.EPS: "eps", comfy.model_base.ModelType.V_PREDICTION: "v"}
-    if inner.model_type not in kinds:
-        raise ValueError(f"the model predicts {inner.model_type.name}; only noise (eps) and v-prediction models can be inverted.")
-    return kinds[inner.model_type]
+    sampling = model.get_model_object("model_sampling")  # a node such as core's ModelSamplingDiscrete may have replaced it
+    if isinstance(sampling, ModelSamplingDiscrete):
+        for prediction, family in ((EPS, "eps"), (V_PREDICTION, "v")):
+            if type(sampling).calculate_denoised is prediction.calculate_denoised:
+                return family
+    raise ValueError(
+        f"the model samples by {' and '.join(kind.__name__ for kind in type(sampling).__bases__)}; only noise (eps) and v-prediction on a "
+        "discrete schedule can be inverted. Load an ordinary SD1.5, SD2.x or SDXL checkpoint, without LCM or other sampling patches."
+    )
 
 
 def sigma_table(model) -> Tensor:
     """The model's sigmas by rising timestep. [timesteps]"""
     return model.get_model_object("model_sampling").sigmas
+
+
+def schedule_names() -> list[str]:
+    """Core's schedulers."""
+    return list(comfy.samplers.SCHEDULER_NAMES)
+
+
+def core_sigmas(model, schedule: str, steps: int) -> Tensor:
+    """The grid that core's samplers take under a scheduler's name. Falling, last value 0."""
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), schedule, steps).float().cpu()
 
 
 def percent_to_sigma(model, percent: float) -> float:

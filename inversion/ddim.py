@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -19,30 +20,91 @@ def invert_ddim(
     *,
     family: str = "eps",
     keep: Callable[[int, Tensor], None],
+    refine: int = 0,
+    tolerance: float = 0.0,
+    residuals: list[float] | None = None,
 ) -> Tensor:
-    """DDIM inversion (Song et al. 2020, section 4.3; as diffusers' DDIMInverseScheduler computes it).
+    """DDIM inversion (Song et al. 2020, section 4.3; as diffusers' DDIMInverseScheduler computes it), refined where wanted.
 
     Each step asks the network for eps with the latent of the level it leaves and the label of the level it arrives at,
     and takes one Euler step of dx/dsigma = eps. x: [frames, channels, h, w], clean, model space. sigmas: falling, as samplers
     take them; they are walked from the last (0) to the first. family: "eps" or "v"; for "v", eps is formed with
     the alpha of the leaving level. keep(level, x) receives the latent of every level, level 0 being x itself.
-    """
+
+    refine: further calls a step, at most, by which the step is solved as the sampler will walk it back (solve_step); they stop at the
+    relative residual `tolerance`. From the second step on, the first call is then made at the latent that the step before predicts
+    instead of at the leaving one. residuals receives each refined step's last residual.
+    Raises ValueError where the model gives values that are not finite."""
     extra_args = extra_args or {}
     rising = sigmas.flip(0)
     ones = x.new_ones(len(x))
+    slope = None
     keep(0, x)
     for i in range(len(rising) - 1):
         leaving, arriving = rising[i], rising[i + 1]
-        z = x / (1 + leaving**2) ** 0.5  # variance preserving, what the network sees
-        relabelled = z * (1 + arriving**2) ** 0.5
-        denoised = model(relabelled, arriving * ones, **extra_args)
-        if family == "v":
-            v = (relabelled / (1 + arriving**2) - denoised) * (1 + arriving**2) ** 0.5 / arriving
-            eps = (v + leaving * z) / (1 + leaving**2) ** 0.5
+
+        def denoise(y: Tensor, arriving: Tensor = arriving) -> Tensor:
+            return model(y, arriving * ones, **extra_args)
+
+        if slope is None:
+            z = x / (1 + leaving**2) ** 0.5  # variance preserving, what the network sees
+            relabelled = z * (1 + arriving**2) ** 0.5
+            denoised = denoise(relabelled)
+            if family == "v":
+                v = (relabelled / (1 + arriving**2) - denoised) * (1 + arriving**2) ** 0.5 / arriving
+                eps = (v + leaving * z) / (1 + leaving**2) ** 0.5
+            else:
+                eps = (relabelled - denoised) / arriving
+            guess, calls = x + (arriving - leaving) * eps, refine
         else:
-            eps = (relabelled - denoised) / arriving
-        x = x + (arriving - leaving) * eps
+            guess, calls = x + (arriving - leaving) * slope, refine + 1
+        if refine:
+            guess, denoised, residual = solve_step(denoise, x, guess, float(leaving), float(arriving), calls, tolerance)
+            slope = (guess - x) / (arriving - leaving)
+            if residuals is not None:
+                residuals.append(residual)
+        x = guess
+        if not torch.isfinite(x).all():
+            raise ValueError(
+                f"the model gives values that are not finite (NaN or infinity) at sigma {float(arriving):.4f}, step {i + 1} of {len(rising) - 1}. "
+                "Start ComfyUI with --force-fp32 or --force-upcast-attention, or take another checkpoint."
+            )
         keep(i + 1, x)
         if callback is not None:
             callback({"i": i, "x": x, "sigma": arriving, "denoised": denoised})
     return x
+
+
+def solve_step(
+    denoise: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, leaving: float, arriving: float, calls: int, tolerance: float
+) -> tuple[Tensor, Tensor, float]:
+    """Solves r y + (1 - r) D(y) = x for y, r = leaving / arriving: the y from which one Euler step of the sampler returns to x.
+
+    x: the latent of the leaving level, y: the first guess at the arriving one, [frames, channels, h, w]; D: denoise at the arriving level.
+    Returns y, the last D, and the largest frame's residual, |r y + (1 - r) D(y) - x| relative to sqrt(1 + leaving^2), of the y before.
+
+    Fixed-point refinement after AIDI (Pan et al. 2023), y <- y - gain (r y + (1 - r) D - x). Gain 1 is its form in eps, which contracts by
+    about 1 - r, hopelessly slowly at a zero-terminal-SNR's last step; 1 / r is the form in D, which fails at low noise. The gain
+    here is Newton's where latents are Gaussian of variance 1, dD/dy = 1 / (1 + arriving^2): near 1 at low noise, near 1 / r at high.
+    On top, Anderson acceleration of depth one, for each frame (Walker and Ni 2011)."""
+    r = leaving / arriving
+    gain = (1 + arriving**2) / (1 + leaving * arriving)
+    scale = math.sqrt(1 + leaving**2)
+    before: tuple[Tensor, Tensor] | None = None
+    least = x.new_full((len(x), 1, 1, 1), math.inf)
+    best = denoised = y
+    for _ in range(calls):
+        denoised = denoise(y)
+        step = gain * (r * y + (1 - r) * denoised - x)
+        residual = step.square().mean((1, 2, 3), keepdim=True).sqrt() / (gain * scale)
+        following = y - step
+        if before is not None:
+            moved, changed = y - before[0], step - before[1]
+            share = (step * changed).sum((1, 2, 3), keepdim=True) / changed.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-30)
+            following = following - share.clamp(-2, 2) * (moved - changed)
+        best = torch.where(residual <= least, following, best)  # a frame that got worse keeps what came of its best
+        least = torch.minimum(least, residual)
+        if float(residual.max()) <= tolerance:
+            break
+        before, y = (y, step), following
+    return best, denoised, float(least.max())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,18 +10,42 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What made a trajectory, as far as it can be known again on another day.
+
+    weights: a sample of the U-Net's weights, fp32 (host.fingerprint). patches: what was patched onto the MODEL, name -> description.
+    prompt: the text that the path was inverted with; None where it is not known. schedule: the grid's name. refine, tolerance: fixed-point
+    calls a step at most, and the residual at which they stop. residuals: what was left of each step's equation, relative, [steps];
+    empty where nothing was refined."""
+
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    patches: dict[str, str] = field(default_factory=dict)
+    prompt: str | None = None
+    schedule: str = ""
+    refine: int = 0
+    tolerance: float = 0.0
+    residuals: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """A clip's latents at each noise level of its inversion, in model space and ComfyUI's coordinates x = z0 + sigma * eps.
 
-    sigmas: [levels] rising from 0. latents: [levels, frames, channels, height/8, width/8] fp32 on the CPU or in a mapped file
-    (inversion.storage); latents[0] is the clip itself. record: what a recorder kept on the way, of which only its size is read here
-    (None: nothing was recorded). family: what the model predicts, "eps" or "v".
-    """
+    sigmas: [levels] rising from 0. latents: [levels, frames, channels, height/8, width/8] fp32 or fp16, on the CPU or in a mapped file
+    (inversion.storage); latents[0] is the clip. record: what a recorder kept on the way, of which only its size is read here (None: nothing
+    was recorded). family: what the model predicts, "eps" or "v". exact_clip: level 0 in fp32, where the latents are not."""
 
     sigmas: Tensor
     latents: Tensor
     record: Any = None
     family: str = "eps"
+    exact_clip: Tensor | None = None
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def clip(self) -> Tensor:
+        """The clip itself, to the last bit. [frames, channels, h, w] fp32"""
+        return self.latents[0] if self.exact_clip is None else self.exact_clip
 
     @property
     def frames(self) -> int:
@@ -34,18 +58,30 @@ class Trajectory:
     @property
     def nbytes(self) -> int:
         """Bytes of latents and record, in memory or in files."""
-        return self.latents.nbytes + (self.record.nbytes if self.record else 0)
+        return self.latents.nbytes + sum(part.nbytes for part in (self.exact_clip, self.record) if part is not None)
 
     def at(self, sigma: float | Tensor) -> Tensor:
         """The latent at exactly this sigma: stored where the level is stored, else linear in sigma between its neighbours.
 
-        Returns [frames, channels, h, w] on the CPU. Raises ValueError above the highest level that the inversion reached.
+        Returns [frames, channels, h, w] fp32 on the CPU. Raises ValueError above the highest level that the inversion reached.
         Paper silent on levels between; linear interpolation is ours."""
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device="cpu")
         above = int(torch.searchsorted(self.sigmas, sigma * (1 - 1e-6)))
         if above == len(self.sigmas):
             raise ValueError(f"sigma {float(sigma):.4f} lies above the trajectory's highest level, {float(self.sigmas[-1]):.4f}.")
         if above == 0 or torch.isclose(self.sigmas[above], sigma, rtol=1e-6, atol=0):
-            return self.latents[above]
+            return self.level(above)
         low, high = self.sigmas[above - 1], self.sigmas[above]
-        return torch.lerp(self.latents[above - 1], self.latents[above], float((sigma - low) / (high - low)))
+        return torch.lerp(self.level(above - 1), self.level(above), float((sigma - low) / (high - low)))
+
+    def level(self, index: int) -> Tensor:
+        """The latent of a stored level, 0 being the clip. [frames, channels, h, w] fp32"""
+        return self.clip if index == 0 else self.latents[index].float()
+
+    def grid(self, steps: int) -> Tensor:
+        """Sigmas to sample with: `steps` + 1 of the stored levels, evenly spaced by their number, both ends among them. Falling to 0.
+
+        Raises ValueError where there are not so many."""
+        if not 1 <= steps <= self.steps:
+            raise ValueError(f"steps is {steps}, but the trajectory has {self.steps}. Use 1 to {self.steps}, or invert with more steps.")
+        return self.sigmas[torch.linspace(0, self.steps, steps + 1).round().long()].flip(0)

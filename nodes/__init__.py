@@ -5,13 +5,28 @@ from comfy_api.latest import ComfyExtension, io
 from .decode_video import DecodeVideo
 from .encode_video import EncodeVideo
 from .invert import DDIMInvert
+from .load_trajectory import LoadTrajectory
 from .load_video import LoadVideo
 from .mask import CrossAttentionMask
 from .prompt import Prompt
+from .reconstruction import ReconstructionCheck
 from .sampler import BlendedSampler
+from .save_trajectory import SaveTrajectory
 from .temporal import TemporalAttention
 
 
 class BladeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadVideo, EncodeVideo, Prompt, TemporalAttention, DDIMInvert, CrossAttentionMask, BlendedSampler, DecodeVideo]
+        return [
+            LoadVideo,
+            EncodeVideo,
+            Prompt,
+            TemporalAttention,
+            DDIMInvert,
+            ReconstructionCheck,
+            SaveTrajectory,
+            LoadTrajectory,
+            CrossAttentionMask,
+            BlendedSampler,
+            DecodeVideo,
+        ]

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 
 from comfy_api.latest import io
 
+from ..host.fingerprint import difference, patches_of, same_weights, weights_sample
+from ..host.sampling import sigma_table, unet_family
+from ..inversion.trajectory import Trajectory
+
 CATEGORY = "BLADE"
 CELL = 8  # pixels a side that one latent cell covers, in every VAE of the SD family
 TrajectorySocket = io.Custom("BLADE_TRAJECTORY")
@@ -20,3 +24,33 @@ def naming(node: str, input_name: str = "") -> Iterator[None]:
     except ValueError as error:
         where = f"{node}, input {input_name}" if input_name else node
         raise ValueError(f"{where}: {error}") from error
+
+
+def check_model(model, trajectory: Trajectory) -> str:
+    """Raises ValueError for a MODEL that cannot walk this trajectory back. Returns a warning where it is patched otherwise, or nothing."""
+    family, channels = unet_family(model), model.model.latent_format.latent_channels
+    if family != trajectory.family:
+        raise ValueError(
+            f"it was inverted by a model that predicts {trajectory.family}, but the model here predicts {family}. Use the model that inverted the clip."
+        )
+    if channels != trajectory.latents.shape[2]:
+        raise ValueError(
+            f"its latents have {trajectory.latents.shape[2]} channels, but the model takes {channels}. Use the model that inverted the clip."
+        )
+    highest = float(sigma_table(model)[-1])
+    if trajectory.sigmas[-1] > highest * (1 + 1e-4):
+        raise ValueError(
+            f"it reaches up to sigma {float(trajectory.sigmas[-1]):.4g}, but the model here knows noise up to {highest:.4g}. "
+            "Give it the ModelSamplingDiscrete settings of the model that inverted the clip."
+        )
+    if not same_weights(trajectory.origin.weights, weights_sample(model)):
+        raise ValueError(
+            "it was inverted by another checkpoint than the model here, whose path from noise to the clip is not the same. "
+            "Load the checkpoint that inverted the clip, or invert again."
+        )
+    changed = difference(trajectory.origin.patches, patches_of(model)) if len(trajectory.origin.weights) else ""
+    return (
+        f"Warning: the model is not patched as the one that inverted the clip ({changed}), so the edit may drift from it."
+        if changed
+        else ""
+    )

@@ -14,11 +14,10 @@ from ..blending.consensus import Consensus, object_places
 from ..host.attention import record_cross_attention
 from ..host.frames import in_frame_batches
 from ..host.job import Job
-from ..host.sampling import latent_out, percent_to_sigma, positive_uuids, run_sampler, sigma_table, solver_function, unet_family
+from ..host.sampling import latent_out, percent_to_sigma, positive_uuids, run_sampler, solver_function
 from ..host.words import words_of
-from ..inversion.schedule import ddim_sigmas
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, naming
+from .common import CATEGORY, CELL, TrajectorySocket, check_model, naming
 
 TITLE = "Blended Sampler (BLADE)"
 PIXELS, CELLS = "pixels", "latent cells"
@@ -38,7 +37,13 @@ class BlendedSampler(io.ComfyNode):
                 io.Conditioning.Input("target", tooltip="What should be in the clip, from a Prompt (BLADE) node."),
                 io.Conditioning.Input("negative", tooltip="What should not be; an empty prompt is fine."),
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert (BLADE)."),
-                io.Int.Input("steps", default=25, min=1, max=999, tooltip="Sampling steps; as many as the inversion had, or fewer."),
+                io.Int.Input(
+                    "steps",
+                    default=25,
+                    min=1,
+                    max=999,
+                    tooltip="Sampling steps: as many as the trajectory has, or fewer, of its own levels.",
+                ),
                 io.Float.Input(
                     "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance of the edit."
                 ),
@@ -121,13 +126,10 @@ class BlendedSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
-        with naming(TITLE, "model"):
-            family = unet_family(model)
-            if family != trajectory.family:
-                raise ValueError(
-                    f"it predicts {family}, but the trajectory was inverted by a model that predicts {trajectory.family}. Use that model."
-                )
-        sigmas = steps_to_ride(model, trajectory, steps, start)
+        with naming(TITLE, "trajectory"):
+            warning = check_model(model, trajectory)
+        with naming(TITLE, "steps"):
+            sigmas = trajectory.grid(steps)[-(max(1, round(steps * start)) + 1) :]
         latent_size = trajectory.latents.shape[-2:]
         height, width = (side * CELL for side in latent_size)
 
@@ -164,31 +166,18 @@ class BlendedSampler(io.ComfyNode):
                 agree=agree,
             )
 
-        job = Job(model, trajectory.latents.shape[1:], CALLS_PER_STEP[sampler_name] * (len(sigmas) - 1))
+        job = Job(model, trajectory.latents.shape[1:], CALLS_PER_STEP[sampler_name] * (len(sigmas) - 1), warning=warning)
         with naming(TITLE, "trajectory"):
             job.check()
         patched = job.watch(cls.hidden.unique_id if cls.hidden else None).on(
             record_cross_attention(in_frame_batches(model), recorder, conds)
         )
-        samples = run_sampler(patched, function, sigmas, target, negative, cfg, latent_out(model, trajectory.latents[0]))
+        samples = run_sampler(patched, function, sigmas, target, negative, cfg, latent_out(model, trajectory.clip))
         if mask_size == CELLS:
             used = latent_mask[:, 0] if mask is not None else online.cells[:, 0]
         else:
             used = pixel_mask if mask is not None else torch.cat([online.pixels(span) for span in spans(trajectory.frames)])
         return io.NodeOutput({"samples": samples}, used)
-
-
-def steps_to_ride(model, trajectory: Trajectory, steps: int, start: float) -> torch.Tensor:
-    """The sampler's grid, cut to its lower `start` share. Falling, last value 0."""
-    with naming(TITLE, "steps"):
-        sigmas = ddim_sigmas(sigma_table(model), steps)
-        sigmas = sigmas[-(max(1, round(steps * start)) + 1) :]
-        if sigmas[0] > trajectory.sigmas[-1] * (1 + 1e-6):
-            raise ValueError(
-                f"{steps} steps begin at sigma {float(sigmas[0]):.2f}, above the trajectory's highest level {float(trajectory.sigmas[-1]):.2f}. "
-                f"Use at most the inversion's {trajectory.steps} steps, or a lower start."
-            )
-    return sigmas
 
 
 def fixed_mask(mask: torch.Tensor, frames: int, height: int, width: int, grow: int) -> torch.Tensor:

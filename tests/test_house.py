@@ -77,9 +77,10 @@ def test_no_file_names_a_place_on_somebodys_machine():
     assert not found
 
 
-def test_no_large_file_but_the_checkpoint():
+def test_no_large_file_but_the_checkpoints():
     sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size / 1e6 for path in committed()}
     assert sizes.pop("demo/blade_demo.safetensors", 0) <= 24
+    assert sizes.pop("demo/blade_demo_v.safetensors", 0) <= 10
     assert not {name: size for name, size in sizes.items() if size > 3}
 
 

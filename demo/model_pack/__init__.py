@@ -3,6 +3,7 @@
 Part of the demo only: a real SD1.5 checkpoint loads without it.
 """
 
+import comfy.model_base
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
@@ -31,6 +32,13 @@ class BladeDemoModel(comfy.supported_models.SD15):
         "use_temporal_attention": False,
     }
     unet_extra_config = {"num_heads": UNET_CONFIG["num_heads"], "num_head_channels": -1}
+
+    def model_type(self, state_dict, prefix=""):
+        """The entries by which core knows SDXL checkpoints that predict v, with a zero terminal SNR."""
+        if "v_pred" not in state_dict:
+            return comfy.model_base.ModelType.EPS
+        self.sampling_settings = {**self.sampling_settings, "zsnr": "ztsnr" in state_dict}
+        return comfy.model_base.ModelType.V_PREDICTION
 
     def clip_target(self, state_dict={}):
         return comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, BladeDemoClip)

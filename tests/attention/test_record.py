@@ -1,3 +1,7 @@
+import copy
+import json
+
+import pytest
 import torch
 
 from blade.attention.record import CrossAttentionRecord, MapRecorder, recorded_sizes, token_maps
@@ -71,3 +75,97 @@ def test_sd15_at_512_keeps_the_quarter_and_the_half():
 
 def test_a_tiny_latent_keeps_its_finest_maps():
     assert recorded_sizes(8, 8) == {(8, 8)}
+
+
+def filled(levels=2, allocated=3, only_first=()):
+    """A record of two resolutions; of those in only_first, at the first level alone."""
+    record = CrossAttentionRecord(WORDS)
+    for level in range(levels):
+        maps = {size: torch.rand(2, 3, *size).half() for size in ((3, 4), (6, 8)) if level == 0 or size not in only_first}
+        record.add(1 / (level + 3), maps, allocated, lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    return record
+
+
+def same_record(a, b):
+    assert (a.words, a.sigmas, len(a.levels)) == (b.words, b.sigmas, len(b.levels))
+    for one, other in zip(a.levels, b.levels, strict=True):
+        assert one.keys() == other.keys() and all(torch.equal(one[size], other[size]) for size in one)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        filled(),
+        filled(only_first=[(6, 8)]),
+        CrossAttentionRecord(WORDS, [0.5, 0.2], [{(3, 4): torch.rand(2, 3, 3, 4)}, {(6, 8): torch.rand(2, 3, 6, 8)}]),
+        CrossAttentionRecord(PromptWords("", (), 77)),
+    ],
+    ids=["whole", "a resolution that ends", "a resolution that begins late, no stores", "nothing"],
+)
+def test_a_record_comes_back_from_its_tensors_to_the_bit(record):
+    tensors, description = record.to_tensors()
+    found = CrossAttentionRecord.from_tensors(tensors, json.loads(json.dumps(description)))
+    same_record(found, record)
+    same_record(CrossAttentionRecord.from_tensors(*found.to_tensors()), record)
+
+
+def test_levels_that_were_only_allocated_are_left_out_and_the_others_not_copied():
+    record = filled(levels=2, allocated=9)
+    tensors, _ = record.to_tensors()
+    assert {name: len(maps) for name, maps in tensors.items()} == {"3x4": 2, "6x8": 2}
+    assert tensors["3x4"].data_ptr() == record.stores[(3, 4)].data_ptr()
+
+
+TENSORS, DESCRIPTION = filled().to_tensors()
+
+
+@pytest.mark.parametrize(
+    ("name", "maps", "sentence"),
+    [
+        ("6x8", None, "should have"),
+        ("9x9", torch.rand(2, 2, 3, 9, 9), "should have"),
+        ("6x8", torch.rand(2, 2, 3, 48), "[2, 2, 3, 48]"),
+        ("6x8", torch.rand(2, 1, 3, 6, 8), "[2, 1, 3, 6, 8]"),
+        ("6x8", torch.rand(2, 2, 4, 6, 8), "3 tokens"),
+        ("6x8", torch.rand(2, 2, 3, 8, 6), "[2, 2, 3, 8, 6]"),
+        ("6x8", torch.rand(1, 2, 3, 6, 8), "1 levels"),
+    ],
+)
+def test_maps_that_do_not_fit_the_record_are_refused(name, maps, sentence):
+    tensors = {key: value for key, value in (TENSORS | {name: maps}).items() if value is not None}
+    with pytest.raises(ValueError) as caught:
+        CrossAttentionRecord.from_tensors(tensors, DESCRIPTION)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("sigmas",), None),
+        (("sigmas",), [0.3, float("nan")]),
+        (("sigmas",), [0.3]),
+        (("sigmas",), [0.3, 0.2, 0.1]),
+        (("levels",), []),
+        (("levels", "6x8"), [0, 2]),
+        (("levels", "6x8"), [1, 0]),
+        (("levels", "6x8"), [[0], [1]]),
+        (("levels", "6x8"), 2),
+        (("words",), "a cat"),
+        (("words", "length"), 78),
+        (("words", "length"), "77"),
+        (("words", "text"), 5),
+        (("words", "words"), [["a", [1]], ["cat", [2, 77]]]),
+        (("words", "words"), [["a", [2]], ["cat", [1, 3]]]),
+        (("words", "words"), [["a", [-1]], ["cat", [1, 3]]]),
+        (("words", "words"), [["a", [0.5]], ["cat", [1, 3]]]),
+        (("words", "words"), [["a"], ["cat"]]),
+    ],
+)
+def test_a_description_that_does_not_fit_the_record_is_refused(path, value):
+    description = copy.deepcopy(DESCRIPTION)
+    inner = description
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(ValueError):
+        CrossAttentionRecord.from_tensors(TENSORS, description)

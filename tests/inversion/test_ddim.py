@@ -1,9 +1,11 @@
 """Inversion against closed forms, and against the variance-preserving recurrence that diffusers computes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-from blade.inversion.ddim import invert_ddim
+from blade.inversion.ddim import invert_ddim, solve_step
 
 SIGMAS = torch.tensor([14.6, 6.0, 2.5, 1.1, 0.4, 0.03, 0.0])
 
@@ -61,3 +63,96 @@ def test_progress_is_reported_once_a_step():
     seen = []
     invert_ddim(lambda x, s: x, torch.zeros(1, 4, 2, 2), SIGMAS, callback=lambda state: seen.append(state["i"]), keep=lambda *_: None)
     assert seen == list(range(len(SIGMAS) - 1))
+
+
+def walk_back(model, x, sigmas=SIGMAS):
+    """Core's euler, which is DDIM."""
+    for sigma, following in pairwise(sigmas):
+        x = x + (following - sigma) * (x - model(x, sigma * torch.ones(len(x)))) / sigma
+    return x
+
+
+def bent(x, sigma):
+    """A denoiser that is no line: of two points a coordinate, softened, with neighbours that speak in. At sigma 0 it is x itself."""
+    s = sigma.view(-1, 1, 1, 1)
+    return (x + s**2 * torch.tanh(1.5 * x / (1 + s**2)) + 0.2 * s * x.roll(1, -1)) / (1 + s**2)
+
+
+def error_of(model, refine, sigmas=SIGMAS, **options):
+    torch.manual_seed(1)
+    z0, levels = torch.randn(3, 4, 5, 6), []
+    top = invert_ddim(model, z0, sigmas, refine=refine, keep=lambda level, x: levels.append(x), **options)
+    return float((walk_back(model, top, sigmas) - z0).abs().max())
+
+
+def test_of_gaussian_latents_one_further_call_leads_back_exactly():
+    """D = x / (1 + sigma^2) is what the gain of solve_step is Newton's for."""
+    assert error_of(lambda x, s: x / (1 + s.view(-1, 1, 1, 1) ** 2), 0) > 0.1
+    assert error_of(lambda x, s: x / (1 + s.view(-1, 1, 1, 1) ** 2), 1) < 1e-5
+
+
+def test_each_further_call_leads_back_closer():
+    errors = [error_of(bent, refine) for refine in (0, 1, 3, 8)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2] > 27 * errors[3]
+
+
+def test_the_last_step_of_a_zero_terminal_snr_converges():
+    """From 108 to 4518 the fixed point in eps contracts by 0.976 a call."""
+    sigmas = torch.tensor([4518.0, 108.0, 12.0, 3.0, 1.0, 0.3, 0.03, 0.0])
+    assert error_of(bent, 0, sigmas) > 0.1
+    assert error_of(bent, 8, sigmas) < 1e-3
+
+
+@pytest.mark.parametrize("refine", [0, 1, 3])
+def test_a_step_takes_so_many_further_calls_and_no_more(refine):
+    calls = []
+    error_of(lambda x, s: calls.append(float(s[0])) or bent(x, s), refine)
+    inverting = calls[: -(len(SIGMAS) - 1)]
+    assert inverting == [float(sigma) for sigma in SIGMAS.flip(0)[1:] for _ in range(1 + refine)]
+
+
+def test_a_step_that_is_solved_takes_no_further_call():
+    calls, residuals = [], []
+    error_of(lambda x, s: calls.append(1) or x - s.view(-1, 1, 1, 1) * 0.3, 5, tolerance=1e-5, residuals=residuals)
+    steps = len(SIGMAS) - 1
+    assert len(residuals) == steps
+    assert max(residuals) <= 1e-5
+    assert len(calls) == 1 + steps + steps  # the first step's first guess, one call each that finds nothing to mend, and the way back
+
+
+def test_residuals_are_those_of_the_steps():
+    """What is left of the equation at the latent before the last correction, for a model whose first guess is known."""
+    residuals = []
+    z0 = torch.full((1, 1, 2, 2), 2.0)
+    sigmas = torch.tensor([3.0, 1.0, 0.0])
+    invert_ddim(lambda x, s: 0 * x, z0, sigmas, refine=1, keep=lambda *_: None, residuals=residuals)
+    # D = 0. First step: relabelled 2 * sqrt(2), eps the same, guess 2 + 2.83; r = 0, so the equation 0 * y + D = x misses by x itself.
+    assert residuals[0] == pytest.approx(2.0)
+
+
+def test_a_step_that_gets_worse_keeps_its_best():
+    """A denoiser too steep for any fixed point: refining must not end farther away than it began."""
+    torch.manual_seed(3)
+    x = torch.randn(2, 4, 3, 3)
+
+    def steep(y):
+        return -40 * torch.sin(5 * y)
+
+    y, _, residual = solve_step(steep, x, x.clone(), 1.0, 1.5, 12, 0.0)
+    _, _, first = solve_step(steep, x, x.clone(), 1.0, 1.5, 1, 0.0)
+    assert torch.isfinite(y).all()
+    assert residual <= first
+
+
+def test_frames_are_refined_apart():
+    """Anderson's share is a frame's own, so what one frame is does not change another."""
+    torch.manual_seed(2)
+    z0 = torch.randn(3, 4, 5, 6)
+    together = invert_ddim(bent, z0, SIGMAS, refine=3, keep=lambda *_: None)
+    alone = invert_ddim(bent, z0[1:2], SIGMAS, refine=3, keep=lambda *_: None)
+    torch.testing.assert_close(together[1:2], alone)
+
+
+def test_a_model_that_gives_no_numbers_is_told_with_the_level():
+    with pytest.raises(ValueError, match=r"not finite.*sigma 0.4000, step 2 of 6.*--force-fp32"):
+        invert_ddim(lambda x, s: x * (float("nan") if s[0] > 0.1 else 1.0), torch.zeros(1, 4, 2, 2), SIGMAS, keep=lambda *_: None)

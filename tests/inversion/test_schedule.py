@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from blade.inversion.schedule import ddim_sigmas
+from blade.inversion.schedule import check_grid, ddim_sigmas
 
 ALPHA_BAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
 TABLE = ((1 - ALPHA_BAR) / ALPHA_BAR).sqrt().float()
@@ -21,3 +21,25 @@ def test_one_step_is_allowed():
 def test_impossible_step_counts_are_refused_with_the_range(steps):
     with pytest.raises(ValueError, match=f"steps is {steps}.*between 1 and 999"):
         ddim_sigmas(TABLE, steps)
+
+
+def test_a_grid_that_falls_to_zero_is_walked():
+    check_grid(torch.tensor([10.0, 3.0, 0.5, 0.0]), 10.0)
+
+
+@pytest.mark.parametrize(
+    ("grid", "sentence"),
+    [
+        ([], "0 steps .it is empty.*at least 2"),
+        ([5.0, 0.0], "1 steps .5, 0.*at least 2"),
+        ([5.0, 3.0, 3.0, 0.0], "does not fall.*5, 3, 3, 0"),
+        ([1.0, 3.0, 0.0], "does not fall"),
+        ([5.0, float("nan"), 0.0], "does not fall"),
+        ([5.0, 3.0, 0.1], "ends at 0.1 instead of 0"),
+        ([12.0, 3.0, 0.0], "begins at sigma 12, but this model knows noise up to 10"),
+        (list(range(20, 0, -1)), "20, 19, 18, 17, 3, 2, 1"),
+    ],
+)
+def test_a_grid_that_cannot_be_walked_is_refused(grid, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_grid(torch.tensor(grid), 10.0)

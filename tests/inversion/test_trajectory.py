@@ -28,3 +28,27 @@ def test_above_the_top_is_refused_with_both_values():
 
 def test_frames_and_steps_are_those_of_the_tensors():
     assert (TRAJECTORY.frames, TRAJECTORY.steps) == (3, 3)
+
+
+def test_kept_in_fp16_the_clip_is_still_exact():
+    half = Trajectory(SIGMAS, LATENTS.half(), exact_clip=LATENTS[0])
+    assert torch.equal(half.at(0.0), LATENTS[0])
+    assert torch.equal(half.at(2.0), LATENTS[2].half().float())
+    assert half.at(1.25).dtype == torch.float32
+    assert half.nbytes == LATENTS.nbytes // 2 + LATENTS[0].nbytes
+
+
+def test_the_sampler_gets_the_stored_levels():
+    assert TRAJECTORY.grid(3).tolist() == [10.0, 2.0, 0.5, 0.0]
+
+
+def test_fewer_steps_are_some_of_the_levels_with_both_ends():
+    levels = torch.arange(11.0)
+    grid = Trajectory(levels, torch.zeros(11, 1, 4, 2, 2)).grid(4)
+    assert grid.tolist() == [10.0, 8.0, 5.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_steps_that_the_trajectory_has_not_are_refused(steps):
+    with pytest.raises(ValueError, match=f"steps is {steps}, but the trajectory has 3.*1 to 3"):
+        TRAJECTORY.grid(steps)

@@ -1,0 +1,206 @@
+"""A trajectory as one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .trajectory import Origin, Trajectory
+
+FORMAT, VERSION = "blade_trajectory", 1
+DTYPES = {"F32": torch.float32, "F16": torch.float16}
+RECORD = "record/"
+
+
+def save_trajectory(path: Path, trajectory: Trajectory) -> None:
+    """Writes a trajectory in one piece or not at all; what lay at `path` stays until the new file is whole.
+
+    The record needs `to_tensors() -> (tensors by name, what JSON holds)`; axis 1 of its tensors are the frames.
+    Raises ValueError where the trajectory is not one that `load_trajectory` takes, the disk has no room, or writing fails."""
+    try:
+        check(trajectory)
+    except ValueError as error:
+        raise ValueError(f"the trajectory cannot be saved: {error}. Invert the clip again.") from error
+    origin = trajectory.origin
+    kept, record = ({}, None) if trajectory.record is None else trajectory.record.to_tensors()
+    tensors = {"sigmas": trajectory.sigmas, "latents": trajectory.latents, "weights": origin.weights}
+    tensors |= {RECORD + name: tensor for name, tensor in kept.items()}
+    if trajectory.exact_clip is not None:
+        tensors["exact_clip"] = trajectory.exact_clip
+    description = {
+        "family": trajectory.family,
+        "origin": {
+            "patches": origin.patches,
+            "prompt": origin.prompt,
+            "schedule": origin.schedule,
+            "refine": origin.refine,
+            "tolerance": origin.tolerance,
+            "residuals": origin.residuals,
+        },
+        "record": record,
+    }
+    metadata = {"format": FORMAT, "version": str(VERSION), "trajectory": json.dumps(description)}
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + 2 * len(metadata["trajectory"]) + 2**16
+    temporary = path.with_name(f".blade_{secrets.token_hex(8)}.tmp")
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise ValueError(
+                f"{path.name!r} needs {mebibytes(needed)}, and its disk has {mebibytes(free)} free. Make room, then save again."
+            )
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # safetensors puts a file of its own here, which nobody else may read
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path.name!r} cannot be written ({error}). Make room, or choose another name.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], Any]) -> Trajectory:
+    """The trajectory of a file, equal to the saved one to the bit. Its tensors are mapped: pages come into memory when they are used,
+    changes stay in memory, and on Linux and macOS the file may be deleted or replaced meanwhile. Windows lets go of it with the tensors.
+
+    read_record: the record of its tensors by name and what JSON held (CrossAttentionRecord.from_tensors).
+    Raises ValueError with a sentence that begins with the file's name for everything that is no whole trajectory."""
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path.name!r} is a safetensors file, but holds no trajectory. Choose one that Save Trajectory (BLADE) wrote.")
+    version = metadata.get("version", "")
+    if re.fullmatch("[1-9][0-9]{0,8}", version) and int(version) > VERSION:
+        raise ValueError(f"{path.name!r} was saved by a newer BLADE (file version {version}, this one reads {VERSION}). Update BLADE.")
+    try:
+        if version != str(VERSION):
+            raise ValueError(f"its file version is {version!r}")
+        trajectory = build(metadata, map_tensors(path), read_record)
+        check(trajectory)
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path.name!r} is damaged: {error}. Save the trajectory again, or choose another file.") from error
+    return trajectory
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header's metadata. Reads nothing else, and raises ValueError where there is no whole safetensors file."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path.name!r}. Choose another.")
+    try:
+        with safe_open(path, "numpy") as file:  # checks the header against the file's length
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path.name!r} is no safetensors file, or only a part of one ({error}). Save the trajectory again, or choose another file."
+        ) from error
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file whose header `read_metadata` has accepted. Nothing is read yet, so no header can ask for memory.
+
+    Not by safetensors itself: it maps for writing, and Linux refuses such a map where the file is larger than memory and swap."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        start = file.tell()
+        try:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except OSError:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"its tensor {name!r} is of type {entry['dtype']}, not {' or '.join(DTYPES)}")
+        shape, dtype, offset = entry["shape"], DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
+        if 0 in shape:
+            tensors[name] = torch.empty(shape, dtype=dtype)
+            continue
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            tensors[name] = torch.frombuffer(pages, dtype=dtype, count=math.prod(shape), offset=offset).view(shape)
+    return tensors
+
+
+def build(metadata: dict[str, str], tensors: dict[str, Tensor], read_record: Callable[[dict[str, Tensor], Any], Any]) -> Trajectory:
+    """The trajectory of what a file holds. Raises ValueError where a part is missing or of another kind."""
+    for name in ("sigmas", "latents", "weights"):
+        if name not in tensors:
+            raise ValueError(f"its tensor {name!r} is missing")
+    description = json.loads(metadata.get("trajectory", "null"))
+    found = part(description, "origin", dict)
+    residuals, patches = part(found, "residuals", list), part(found, "patches", dict)
+    if not all(isinstance(value, float | int) for value in residuals) or not all(isinstance(value, str) for value in patches.values()):
+        raise ValueError("its residuals are no numbers, or its patches no text")
+    origin = Origin(
+        tensors["weights"],
+        patches,
+        part(found, "prompt", str, type(None)),
+        part(found, "schedule", str),
+        part(found, "refine", int),
+        part(found, "tolerance", float, int),
+        tuple(residuals),
+    )
+    record = part(description, "record", dict, type(None))
+    if record is not None:
+        maps = {name.removeprefix(RECORD): tensor for name, tensor in tensors.items() if name.startswith(RECORD)}
+        frames = tensors["latents"].shape[1:2]
+        for name, tensor in maps.items():
+            if tensor.shape[1:2] != frames:
+                raise ValueError(f"its record {name!r} is {list(tensor.shape)}, its latents are {list(tensors['latents'].shape)}")
+            if not finite(tensor):
+                raise ValueError(f"its record {name!r} holds values that are not finite numbers")
+        record = read_record(maps, record)
+    return Trajectory(tensors["sigmas"], tensors["latents"], record, part(description, "family", str), tensors.get("exact_clip"), origin)
+
+
+def part(description: Any, name: str, *kinds: type) -> Any:
+    """An entry of a JSON object, of one of these kinds."""
+    if not isinstance(description, dict) or name not in description or not isinstance(description[name], kinds):
+        raise ValueError(f"its description has no {name!r} as BLADE writes it")
+    return description[name]
+
+
+def check(trajectory: Trajectory) -> None:
+    """Raises ValueError where a trajectory is not as its class says, before anything larger than a level's part is read."""
+    sigmas, latents, clip = trajectory.sigmas, trajectory.latents, trajectory.exact_clip
+    if sigmas.ndim != 1 or len(sigmas) < 2 or sigmas.dtype != torch.float32:
+        raise ValueError(f"its sigmas are {list(sigmas.shape)} in {sigmas.dtype}, not two or more in fp32")
+    if not sigmas.isfinite().all() or sigmas[0] != 0 or (sigmas.diff() <= 0).any():
+        raise ValueError("its sigmas are not finite numbers that rise from 0")
+    if latents.ndim != 5 or 0 in latents.shape or latents.dtype not in DTYPES.values():
+        raise ValueError(
+            f"its latents are {list(latents.shape)} in {latents.dtype}, not [levels, frames, channels, height, width] in fp32 or fp16"
+        )
+    if len(latents) != len(sigmas):
+        raise ValueError(f"it has {len(latents)} levels of latents and {len(sigmas)} sigmas")
+    if clip is not None and (clip.shape != latents.shape[1:] or clip.dtype != torch.float32):
+        raise ValueError(f"its exact clip is {list(clip.shape)} in {clip.dtype}, not {list(latents.shape[1:])} in fp32")
+    if trajectory.family not in ("eps", "v"):
+        raise ValueError(f"its family is {trajectory.family!r}, not 'eps' or 'v'")
+    if trajectory.origin.weights.dtype != torch.float32:
+        raise ValueError(f"its sample of the weights is in {trajectory.origin.weights.dtype}, not fp32")
+    for level, values in enumerate(latents):
+        if not finite(values) or (level == 0 and clip is not None and not finite(clip)):
+            raise ValueError(f"its latents at level {level} are not all finite numbers")
+
+
+def finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite; a few MiB at a time, for tensors that do not fit in memory."""
+    return all(bool(some.isfinite().all()) for some in values.flatten().split(2**22))
+
+
+def mebibytes(size: int) -> str:
+    """A number of bytes, for people."""
+    return f"{size / 2**20:,.1f} MiB"

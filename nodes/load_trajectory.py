@@ -1,0 +1,92 @@
+"""Load Trajectory: what Save Trajectory has written, as if the clip had just been inverted."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..attention.record import CrossAttentionRecord
+from ..inversion.file import FORMAT, load_trajectory, read_metadata
+from .common import CATEGORY, TrajectorySocket, naming
+from .save_trajectory import within
+
+TITLE = "Load Trajectory (BLADE)"
+
+
+class LoadTrajectory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_LoadTrajectory",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Reads a trajectory that Save Trajectory (BLADE) has written. Edits come out as they would without the detour.",
+            inputs=[
+                io.Combo.Input(
+                    "trajectory_file", options=trajectory_files(), tooltip="A file in ComfyUI's output or input folder, the newest first."
+                )
+            ],
+            outputs=[TrajectorySocket.Output(display_name="trajectory", tooltip="All levels of the clip, for masks and for the sampler.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, trajectory_file: str) -> bool | str:
+        try:
+            find(trajectory_file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, trajectory_file: str) -> str:
+        status = find(trajectory_file).stat()
+        return f"{status.st_mtime_ns} {status.st_size}"
+
+    @classmethod
+    def execute(cls, trajectory_file: str) -> io.NodeOutput:
+        path = find(trajectory_file)
+        with naming(TITLE, "trajectory_file"):
+            return io.NodeOutput(load_trajectory(path, CrossAttentionRecord.from_tensors))
+
+
+def find(name: str) -> Path:
+    """The file of an annotated name ("blade/a.safetensors [output]"; the input folder without a mark).
+
+    Raises ValueError where it is not there, or lies outside both folders, links followed."""
+    with naming(TITLE, "trajectory_file"):
+        path = folder_paths.get_annotated_filepath(name)
+        if not any(within(path, folder) for folder in (folder_paths.get_output_directory(), folder_paths.get_input_directory())):
+            raise ValueError(f"{name!r} lies outside ComfyUI's output and input folders. Move the file into one of them.")
+        if not os.path.isfile(path):
+            raise ValueError(f"there is no file {name!r} in ComfyUI's output or input folder. Choose another.")
+    return Path(path)
+
+
+def trajectory_files() -> list[str]:
+    """The annotated names of all trajectories in the output and input folders, newest first."""
+    found = []
+    for folder, mark in ((folder_paths.get_output_directory(), " [output]"), (folder_paths.get_input_directory(), "")):
+        for inner, _, names in os.walk(folder):
+            for name in names:
+                if name.endswith(".safetensors"):
+                    path = Path(inner, name)
+                    try:
+                        status = path.stat()
+                    except OSError:
+                        continue
+                    if holds_trajectory(path, status.st_mtime_ns, status.st_size):
+                        found.append((status.st_mtime_ns, path.relative_to(folder).as_posix() + mark))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+@lru_cache(maxsize=4096)
+def holds_trajectory(path: Path, changed: int, size: int) -> bool:
+    """Whether a file's header says so. `changed` and `size` are its state: nothing is read twice."""
+    try:
+        return read_metadata(path).get("format") == FORMAT
+    except ValueError:
+        return False

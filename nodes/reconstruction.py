@@ -1,0 +1,138 @@
+"""Reconstruction Check: samples a trajectory straight back and shows how much of the clip returns."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..host.frames import in_frame_batches
+from ..host.job import Job
+from ..host.sampling import latent_out, run_sampler, solver_function
+from ..host.vae import check_vae, decode_chunks, fitting_chunk
+from ..host.words import words_of
+from ..inversion.trajectory import Trajectory
+from ..metrics.background import psnr_outside
+from ..metrics.reconstruction import drift, latent_psnr, plot
+from .common import CATEGORY, TrajectorySocket, check_model, naming
+
+TITLE = "Reconstruction Check (BLADE)"
+FAITHFUL, USABLE = 45.0, 30.0  # dB of latents; see advice
+
+
+class ReconstructionCheck(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_ReconstructionCheck",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Samples the trajectory straight back to the clip, with nothing edited and nothing blended. What does not come back now "
+            "cannot keep its shape in an edit. Says whether the inversion is good enough, and what to turn if it is not.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that inverted the clip, patched in the same way."),
+                io.Conditioning.Input(
+                    "source", tooltip="The prompt that inverted the clip: the null prompt, if one was connected, else the source prompt."
+                ),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert (BLADE) or Load Trajectory (BLADE)."),
+                io.Vae.Input("vae", optional=True, tooltip="Measures the decoded frames too, against the clip as this VAE decodes it."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The clip as it came back, for VAE Decode."),
+                io.Image.Output(display_name="plot", tooltip="PSNR of each frame, and where the way back leaves the trajectory."),
+                io.String.Output(display_name="report", tooltip="The figures in words, one line for each frame."),
+                io.Float.Output(display_name="psnr_db", tooltip="Mean PSNR of the latents; the peak is the range of the frame's latent."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, source, trajectory: Trajectory, vae=None) -> io.NodeOutput:
+        with naming(TITLE, "trajectory"):
+            warning = check_model(model, trajectory)
+        if vae is not None:
+            with naming(TITLE, "vae"):
+                check_vae(vae)
+        sigmas = trajectory.sigmas.flip(0)
+        job = Job(model, trajectory.latents.shape[1:], trajectory.steps, warning=join(warning, prompt_warning(source, trajectory)))
+        with naming(TITLE, "trajectory"):
+            job.check()
+        drifts: list[float] = []
+        back = torch.empty(0)
+
+        def function(model, x, sigmas, extra_args, callback, disable):
+            nonlocal back
+
+            def compare(state: dict) -> None:
+                sigma = float(sigmas[state["i"]])
+                drifts.append(drift(trajectory.at(sigma), state["x"].float().cpu(), sigma))
+                callback(state)
+
+            x = solver_function("euler")(model, trajectory.at(sigmas[0]).to(x), sigmas, extra_args, compare, disable)
+            back = x.float().cpu()
+            return x
+
+        watch = job.watch(cls.hidden.unique_id if cls.hidden else None)
+        samples = run_sampler(watch.on(in_frame_batches(model)), function, sigmas, source, source, 1.0, latent_out(model, trajectory.clip))
+        drifts.append(drift(trajectory.clip, back, 0.0))
+        series = {"latents": latent_psnr(trajectory.clip, back).numpy()}
+        if vae is not None:
+            series["decoded"] = decoded_psnr(vae, latent_out(model, trajectory.clip), samples)
+        advised = advice(float(series["latents"].mean()), trajectory)
+        picture = plot(series, sigmas.numpy(), np.array(drifts), f"{trajectory.frames} frames, {trajectory.steps} steps, {trajectory.origin.schedule}, "
+                       f"refine {trajectory.origin.refine}")  # fmt: skip
+        image = torch.from_numpy(picture).float()[None] / 255
+        watch.done(f"{series['latents'].mean():.1f} dB. {advised}")
+        return io.NodeOutput(
+            {"samples": samples},
+            image,
+            report(series, join(job.warning, advised)),
+            float(series["latents"].mean()),
+            ui=ui.PreviewImage(image, cls=cls),
+        )
+
+
+def join(*sentences: str) -> str:
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def prompt_warning(source, trajectory: Trajectory) -> str:
+    words, made_with = words_of(source), trajectory.origin.prompt
+    if words is None or made_with is None or words.text == made_with:
+        return ""
+    return f"Warning: the clip was inverted with the prompt {made_with!r}, and is sampled back with {words.text!r}."
+
+
+def advice(mean: float, trajectory: Trajectory) -> str:
+    """What to turn. The limits are ours: at 45 dB and more the decoded frames differ from the VAE's own by less than one sees, below 30
+    dB places and outlines move."""
+    if mean >= FAITHFUL:
+        return "The clip comes back: the inversion is good for any edit."
+    better = (
+        "set refine of DDIM Invert to 1"
+        if trajectory.origin.refine == 0
+        else f"set refine to {trajectory.origin.refine + 2}, or use more steps"
+    )
+    if mean >= USABLE:
+        return f"Most of the clip comes back; for edits that must keep fine structure, {better}."
+    return f"Much of the clip is lost on the way: {better}. If it stays so, connect a null_prompt to DDIM Invert."
+
+
+def decoded_psnr(vae, clip: torch.Tensor, samples: torch.Tensor) -> np.ndarray:
+    """PSNR of each decoded frame against the clip as the VAE decodes it. [frames]"""
+    chunk = fitting_chunk(vae, "decode", (1, *samples.shape[1:]))
+    pairs = zip(decode_chunks(vae, clip, chunk), decode_chunks(vae, samples, chunk), strict=True)
+    return np.concatenate([psnr_outside(one, other, np.zeros(one.shape[:3])) for one, other in pairs])
+
+
+def report(series: dict[str, np.ndarray], sentence: str) -> str:
+    lines = [sentence, ""]
+    lines += [
+        f"mean {label}: {values.mean():.2f} dB, worst frame {int(values.argmin())}: {values.min():.2f} dB"
+        for label, values in series.items()
+    ]
+    lines += ["", "frame  " + "  ".join(f"{label} dB" for label in series)]
+    lines += [f"{frame:5}  " + "  ".join(f"{value:{len(label) + 3}.2f}" for label, value in zip(series, row, strict=True))
+              for frame, row in enumerate(zip(*series.values(), strict=True))]  # fmt: skip
+    return "\n".join(lines)
