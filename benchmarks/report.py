@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -13,6 +14,8 @@ import psutil
 import torch
 
 from demo.run import versions
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def merge(path: Path, figures: dict) -> None:
@@ -45,6 +48,31 @@ def _merged(kept: dict, new: dict) -> dict:
 
 def _dicts(*values: object) -> bool:
     return all(isinstance(value, dict) for value in values)
+
+
+class Kept:
+    """Rows of figures that took long to measure, in a file: not measured again until the code or a checkpoint changes."""
+
+    def __init__(self, file: Path):
+        self.file, self.stamp = file, code_fingerprint()
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.rows: dict = found["rows"] if found.get("fingerprint") == self.stamp else {}
+
+    def write(self) -> None:
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps({"fingerprint": self.stamp, "rows": self.rows}), encoding="utf-8")
+        part.replace(self.file)
+
+
+def code_fingerprint() -> str:
+    """Changes with the code that makes an edit or measures it, and with the demo's checkpoints."""
+    digest = hashlib.sha256()
+    for folder in ("attention", "blending", "inversion", "host", "nodes", "metrics", "benchmarks", "demo"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    for path in sorted((ROOT / "demo").glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def machine(comfy: Path) -> dict:

@@ -96,15 +96,20 @@ class Watch:
     def say(self, sentence: str, log: bool = True) -> None:
         if log:
             logging.info("BLADE: %s", sentence)
-        server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)  # none where no server runs
-        if server is not None and self.node_id is not None:
-            server.send_progress_text(sentence, self.node_id)
+        show_in_node(sentence, self.node_id)
 
     def on(self, model):
         """A clone of a MODEL that reports to this watch."""
         model = model.clone()
         model.model_options.setdefault("transformer_options", {})[WATCH] = self
         return model
+
+
+def show_in_node(sentence: str, node_id: str | None) -> None:
+    """Puts text into a node on the page; does nothing where no server runs."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(sentence, node_id)
 
 
 def gib(size: float) -> str:

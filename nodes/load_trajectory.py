@@ -10,8 +10,10 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..attention.record import CrossAttentionRecord
+from ..host.job import show_in_node
 from ..inversion.file import FORMAT, load_trajectory, read_metadata
-from .common import CATEGORY, TrajectorySocket, naming
+from ..inversion.trajectory import Trajectory
+from .common import CATEGORY, CELL, TrajectorySocket, naming
 from .save_trajectory import within
 
 TITLE = "Load Trajectory (BLADE)"
@@ -31,6 +33,7 @@ class LoadTrajectory(io.ComfyNode):
                 )
             ],
             outputs=[TrajectorySocket.Output(display_name="trajectory", tooltip="All levels of the clip, for masks and for the sampler.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -50,7 +53,18 @@ class LoadTrajectory(io.ComfyNode):
     def execute(cls, trajectory_file: str) -> io.NodeOutput:
         path = find(trajectory_file)
         with naming(TITLE, "trajectory_file"):
-            return io.NodeOutput(load_trajectory(path, CrossAttentionRecord.from_tensors))
+            trajectory = load_trajectory(path, CrossAttentionRecord.from_tensors)
+        show_in_node(describe(trajectory), cls.hidden.unique_id if cls.hidden else None)
+        return io.NodeOutput(trajectory)
+
+
+def describe(trajectory: Trajectory) -> str:
+    """What an artist wants to know of a file's trajectory, to give it the model and the prompts that fit."""
+    origin, (height, width) = trajectory.origin, (side * CELL for side in trajectory.latents.shape[-2:])
+    told = [f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps ({origin.schedule}), refine {origin.refine}"]
+    told += [f"prompt: {origin.prompt!r}"] if origin.prompt is not None else []
+    told += [f"{name}: {patched}" for name, patched in origin.patches.items()]
+    return "\n".join(told)
 
 
 def find(name: str) -> Path:

@@ -127,12 +127,12 @@ def decoded_psnr(vae, clip: torch.Tensor, samples: torch.Tensor) -> np.ndarray:
 
 
 def report(series: dict[str, np.ndarray], sentence: str) -> str:
+    """Markdown, as core's Preview Any shows it."""
     lines = [sentence, ""]
+    for label, values in series.items():
+        lines += [f"{label}: mean {values.mean():.2f} dB, worst {values.min():.2f} dB in frame {int(values.argmin())}", ""]
+    lines += ["| frame | " + " | ".join(f"{label}, dB" for label in series) + " |", "|---" * (1 + len(series)) + "|"]
     lines += [
-        f"mean {label}: {values.mean():.2f} dB, worst frame {int(values.argmin())}: {values.min():.2f} dB"
-        for label, values in series.items()
+        f"| {frame} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for frame, row in enumerate(zip(*series.values(), strict=True))
     ]
-    lines += ["", "frame  " + "  ".join(f"{label} dB" for label in series)]
-    lines += [f"{frame:5}  " + "  ".join(f"{value:{len(label) + 3}.2f}" for label, value in zip(series, row, strict=True))
-              for frame, row in enumerate(zip(*series.values(), strict=True))]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..host.job import show_in_node
 from ..inversion.file import mebibytes, save_trajectory
 from ..inversion.trajectory import Trajectory
 from .common import CATEGORY, CELL, TrajectorySocket, naming
@@ -33,6 +34,7 @@ class SaveTrajectory(io.ComfyNode):
                 ),
             ],
             outputs=[TrajectorySocket.Output(display_name="trajectory", tooltip="The same trajectory.")],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -46,6 +48,7 @@ class SaveTrajectory(io.ComfyNode):
             save_trajectory(path, trajectory)
         shown = f"{Path(subfolder, path.name).as_posix()}: {mebibytes(path.stat().st_size)}, "
         shown += f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps"
+        show_in_node(shown, cls.hidden.unique_id if cls.hidden else None)
         return io.NodeOutput(trajectory, ui=ui.PreviewText(shown))
 
 

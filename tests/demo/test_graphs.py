@@ -23,10 +23,12 @@ def read(path: Path) -> dict:
 
 
 def page_export(path: Path) -> dict:
-    """The page's own prompt. Once a video's preview has loaded, it also sends that preview's state, which is no input of the node."""
+    """The page's own prompt. Once a preview has loaded, it also sends that preview's state, which is no input of the node."""
     prompt = read(HERE / f"{path.stem}.prompt.json")
     for node in prompt.values():
         node["inputs"].pop("video-preview", None)
+        if node["class_type"] == "PreviewAny":
+            node["inputs"].pop("preview", None)
     return prompt
 
 
@@ -36,7 +38,7 @@ def test_equals_the_page_s_own_export(path: Path) -> None:
 
 
 def test_there_are_workflows() -> None:
-    assert {path.stem for path in WORKFLOWS} >= {"blade_change_colour", "blade_change_shape", "blade_long_clip"}
+    assert {path.stem for path in WORKFLOWS} >= {"blade_change_colour", "blade_change_shape", "blade_check_inversion", "blade_long_clip"}
 
 
 def test_a_list_is_wrapped_lest_it_be_read_as_a_link() -> None:

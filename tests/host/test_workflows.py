@@ -6,7 +6,7 @@ import json
 import pytest
 
 from demo.graphs import to_prompt
-from demo.host import REPOSITORY
+from demo.host import REPOSITORY, TWIN_NAME
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 
@@ -37,7 +37,7 @@ def node(graph, class_type):
 
 
 def test_there_are_workflows():
-    assert {"blade_change_colour", "blade_change_shape", "blade_long_clip"} <= {file.stem for file in WORKFLOWS}
+    assert {"blade_change_colour", "blade_change_shape", "blade_check_inversion", "blade_long_clip"} <= {file.stem for file in WORKFLOWS}
 
 
 @pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
@@ -48,29 +48,47 @@ def test_a_workflow_runs_to_a_video(server, graphs, name):
     save = next(key for key, entry in graphs[name].items() if entry["class_type"] in ("SaveVideo", "BLADE_DecodeVideo"))
     (video,) = outcome.outputs[save]["images"]
     assert (server.base / "output" / video["subfolder"] / video["filename"]).stat().st_size > 1000
-    sampler = next(key for key, entry in graphs[name].items() if entry["class_type"] == "BLADE_BlendedSampler")
-    assert steps.count(sampler) >= 5  # progress of every step reached the page
+    for key, entry in graphs[name].items():
+        if entry["class_type"] in ("BLADE_DDIMInvert", "BLADE_BlendedSampler", "BLADE_ReconstructionCheck"):
+            assert steps.count(key) >= 5  # progress of every step reached the page
 
 
-def test_another_target_prompt_does_not_invert_again(server, graph):
-    server.run(graph)
-    target = graph[node(graph, "BLADE_BlendedSampler")["inputs"]["target"][0]]
-    target["inputs"]["text"] = "a green circle on grass"
+def test_nothing_that_an_artist_turns_in_an_edit_inverts_again(server, graph):
+    assert server.run(graph).error is None
     sampler = node(graph, "BLADE_BlendedSampler")["inputs"]
-    sampler["target_words"] = "green circle"
+    target = graph[sampler["target"][0]]["inputs"]
+    load = next(key for key, entry in graph.items() if entry["class_type"] == "BLADE_LoadVideo")
+    invert = next(key for key, entry in graph.items() if entry["class_type"] == "BLADE_DDIMInvert")
+    graph["mask"] = {"class_type": "ImageToMask", "inputs": {"image": [load, 0], "channel": "red"}}
+    changes = [
+        lambda: (target.update(text="a green circle on grass"), sampler.update(target_words="green circle")),
+        lambda: sampler.update(cfg=5.0),
+        lambda: sampler.update(steps=4, start=0.8, sampler_name="heun"),
+        lambda: sampler.update(mask=["mask", 0]),
+    ]
+    for change in changes:
+        change()
+        outcome = server.run(graph)
+        assert outcome.error is None
+        assert invert in outcome.cached
+        assert "BLADE_BlendedSampler" not in {graph[key]["class_type"] for key in outcome.cached if key in graph}
+
+
+def test_the_twin_that_predicts_v_edits_through_the_same_graph(server, graph):
+    graph["twin"] = {"class_type": "UNETLoader", "inputs": {"unet_name": TWIN_NAME, "weight_dtype": "default"}}
+    node(graph, "BLADE_TemporalAttention")["inputs"]["model"] = ["twin", 0]
     outcome = server.run(graph)
     assert outcome.error is None
-    invert = next(key for key, entry in graph.items() if entry["class_type"] == "BLADE_DDIMInvert")
-    assert invert in outcome.cached
+    assert any(graph[key]["class_type"] == "SaveVideo" for key in outcome.outputs)
 
 
-@pytest.mark.parametrize("name", ["blade_change_colour", "blade_change_shape", "blade_long_clip"])
+@pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
 def test_the_prompt_is_still_the_one_that_the_page_exported(server, name):
     """tests/demo compares to_prompt with the page's own export; this, that the nodes have not changed since it was recorded."""
     workflow = json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     exported = json.loads((REPOSITORY / "tests" / "demo" / f"{name}.prompt.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.object_info())
-    assert {key: entry["inputs"].keys() - {"video-preview"} for key, entry in exported.items()} == {
+    assert {key: entry["inputs"].keys() - {"video-preview", "preview"} for key, entry in exported.items()} == {
         key: entry["inputs"].keys() for key, entry in prompt.items()
     }
 
@@ -149,3 +167,34 @@ def test_a_latent_of_another_model_is_refused(server, graph):
     graph["empty"] = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 4}}
     node(graph, "BLADE_DDIMInvert")["inputs"]["latent"] = ["empty", 0]
     assert_refused(server, graph, "BLADE_DDIMInvert", "input latent", "[4, 16, 16, 16]", "needs [frames, 4")
+
+
+def test_a_grid_that_rises_is_refused(server, graph):
+    graph["grid"] = {"class_type": "BasicScheduler", "inputs": {"model": ["1", 0], "scheduler": "normal", "steps": 5, "denoise": 1.0}}
+    graph["flipped"] = {"class_type": "FlipSigmas", "inputs": {"sigmas": ["grid", 0]}}
+    node(graph, "BLADE_DDIMInvert")["inputs"]["sigmas"] = ["flipped", 0]
+    assert_refused(server, graph, "BLADE_DDIMInvert", "input sigmas", "does not fall", "core's schedulers")
+
+
+def test_a_grid_of_one_step_is_refused(server, graph):
+    graph["grid"] = {"class_type": "BasicScheduler", "inputs": {"model": ["1", 0], "scheduler": "normal", "steps": 1, "denoise": 1.0}}
+    node(graph, "BLADE_DDIMInvert")["inputs"]["sigmas"] = ["grid", 0]
+    assert_refused(server, graph, "BLADE_DDIMInvert", "input sigmas", "1 steps", "at least 2")
+
+
+def test_a_trajectory_of_another_checkpoint_is_refused(server, graph):
+    """The twin, read as if it predicted noise, inverts; the checkpoint that it was tuned from may not sample."""
+    graph["twin"] = {"class_type": "UNETLoader", "inputs": {"unet_name": TWIN_NAME, "weight_dtype": "default"}}
+    graph["eps"] = {"class_type": "ModelSamplingDiscrete", "inputs": {"model": ["twin", 0], "sampling": "eps", "zsnr": False}}
+    node(graph, "BLADE_DDIMInvert")["inputs"]["model"] = ["eps", 0]
+    assert_refused(server, graph, "BLADE_BlendedSampler", "input trajectory", "another checkpoint", "invert again")
+
+
+def test_latents_that_are_not_finite_are_refused(server, graph):
+    encode = next(key for key, entry in graph.items() if entry["class_type"] == "VAEEncode")
+    large = {"samples": [encode, 0], "multiplier": 10.0}
+    graph["large_0"] = {"class_type": "LatentMultiply", "inputs": large}
+    for number in range(1, 40):  # 10 is the most that the node takes
+        graph[f"large_{number}"] = {"class_type": "LatentMultiply", "inputs": large | {"samples": [f"large_{number - 1}", 0]}}
+    node(graph, "BLADE_DDIMInvert")["inputs"]["latent"] = ["large_39", 0]
+    assert_refused(server, graph, "BLADE_DDIMInvert", "input latent", "not finite", "NaN or infinity")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from benchmarks.clips import DEVELOPMENT_SHAPE_EDITS
-from benchmarks.quality import FRAMES, figures, object_cells, reduction, with_noise
+from benchmarks.stillness import FRAMES, figures, object_cells, reduction, with_noise
 from blade.inversion.trajectory import Trajectory
 
 EDIT = DEVELOPMENT_SHAPE_EDITS[0]
