@@ -28,7 +28,7 @@ SIDE = 16  # latent cells a side of that clip
 BATCH = 16  # frames that pass the model at once where memory is free (host.frames)
 WARM_UP = (16, 2)  # frames, steps
 LONGEST_GROWTH = 1.10
-PLAIN_INVERSION = {"schedule": "ddim", "depth": 1.0, "refine": 0, "tolerance": 1e-4, "precision": "fp32"}
+PLAIN_INVERSION = {"schedule": "ddim", "depth": 1.0, "method": "DDIM", "refine": 1, "tolerance": 1e-4, "precision": "fp32"}
 SETTLING = 15  # seconds: ComfyUI collects garbage up to ten seconds after a prompt
 STAGES = {
     "encode": "Encode Video",

@@ -27,11 +27,13 @@ from metrics.background import psnr_outside
 from metrics.reconstruction import latent_psnr
 
 ROOT = Path(__file__).resolve().parents[1]
-FRAMES = 4
+FRAMES = 2  # of each clip: without attention across frames each is inverted for itself
 CLIPS = 8  # of each kind of edit
 GRIDS = (10, 25, 50)
 BEST = 3  # further calls a step
-REFINES = (0, 1, 2, BEST)
+METHODS: dict[str, dict[str, Any]] = {"ddim": {"method": "DDIM"}, "predicted": {"method": "predicted"}}
+METHODS |= {f"refine_{refine}": {"method": "refined", "refine": refine} for refine in (1, 2, BEST)}
+CALLS = {"ddim": 1, "predicted": 1, "refine_1": 2, "refine_2": 3, f"refine_{BEST}": 1 + BEST}  # a step
 PREDICTIONS = {"eps": ("epsilon", False), "v": ("v_prediction", False), "v_zsnr": ("v_prediction", True)}  # diffusers' name, zero SNR
 MOST_ERROR = 1e-4
 
@@ -64,10 +66,10 @@ class Bench:
     def prompt(self, clip: MovingClip):
         return self.nodes.prompt.Prompt.execute(self.demo.clip, clip.source_prompt).result[0]
 
-    def invert(self, kind: str, clip: MovingClip, steps: int, refine: int):
+    def invert(self, kind: str, clip: MovingClip, steps: int, method: str):
         samples = {"samples": self.demo.encode(clip.render(FRAMES))}
         return self.nodes.invert.DDIMInvert.execute(
-            self.models[kind], self.prompt(clip), samples, steps, refine=refine, tolerance=0.0
+            self.models[kind], self.prompt(clip), samples, steps, tolerance=0.0, **METHODS[method]
         ).result[0]
 
     def reconstruct(self, kind: str, clip: MovingClip, trajectory) -> tuple[Tensor, float]:
@@ -121,14 +123,14 @@ def measure_clip(bench: Bench, clip: MovingClip, rows: dict, name: str, wrote: C
     round_trip = whole_psnr(source, bench.demo.decode(bench.demo.encode(source)))
     for kind in PREDICTIONS:
         for steps in GRIDS if kind == "eps" else (10, 50):
-            for refine in REFINES if kind == "eps" else (0, BEST):
-                key = f"{kind}/{steps}/refine_{refine}/{name}"
+            for method in METHODS if kind == "eps" else ("ddim", "predicted", f"refine_{BEST}"):
+                key = f"{kind}/{steps}/{method}/{name}"
                 if key in rows:
                     continue
-                trajectory = bench.invert(kind, clip, steps, refine)
+                trajectory = bench.invert(kind, clip, steps, method)
                 back, mean = bench.reconstruct(kind, clip, trajectory)
                 row: dict[str, Any] = {"latent_psnr_db": mean, "decoded_gap_db": round_trip - whole_psnr(source, bench.demo.decode(back))}
-                if refine == 0 and steps != 25:
+                if method == "ddim" and steps != 25:
                     row["diffusers_max_rel_error"] = bench.difference_to_diffusers(kind, clip, trajectory)
                 rows[key] = row
         wrote()
@@ -145,18 +147,18 @@ def whole_psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def summary(rows: dict, names: list[str]) -> dict:
-    """Means over the clips. `ddim` is refine 0, `best` is refine 3; those of eps stand first, as all of them do under `kinds`."""
+    """Means over the clips. `best` is three further calls a step; what is of eps stands first, every kind under `kinds`."""
 
     def mean(kind: str, steps: int, what: str, figure: str) -> float:
         return float(np.mean([rows[f"{kind}/{steps}/{what}/{name}"][figure] for name in names]))
 
     def worst(kind: str) -> float:
-        return max(rows[f"{kind}/{steps}/refine_0/{name}"]["diffusers_max_rel_error"] for steps in (10, 50) for name in names)
+        return max(rows[f"{kind}/{steps}/ddim/{name}"]["diffusers_max_rel_error"] for steps in (10, 50) for name in names)
 
     kinds: dict = {}
     for kind in PREDICTIONS:
         kinds[kind] = {
-            figure: {label: {str(steps): mean(kind, steps, what, figure) for steps in (10, 50)} for label, what in (("ddim", "refine_0"), ("best", f"refine_{BEST}"))}
+            figure: {label: {str(steps): mean(kind, steps, what, figure) for steps in (10, 50)} for label, what in (("ddim", "ddim"), ("predicted", "predicted"), ("best", f"refine_{BEST}"))}
             for figure in ("latent_psnr_db", "decoded_gap_db")
         }  # fmt: skip
     return {
@@ -166,24 +168,22 @@ def summary(rows: dict, names: list[str]) -> dict:
         "latent_psnr_db": kinds["eps"]["latent_psnr_db"],
         "decoded_gap_db": kinds["eps"]["decoded_gap_db"]["best"]["50"],
         "kinds": kinds,
-        "by_refine": {
-            str(steps): {str(refine): mean("eps", steps, f"refine_{refine}", "latent_psnr_db") for refine in REFINES} for steps in GRIDS
-        },
+        "by_method": {str(steps): {method: mean("eps", steps, method, "latent_psnr_db") for method in METHODS} for steps in GRIDS},
         "plain_fixed_point_10_steps": {str(calls): mean("eps", 10, f"fixed_point_{calls}", "latent_psnr_db") for calls in (1, BEST)},
     }
 
 
 def table(found: dict) -> str:
     """Markdown: one line a kind of prediction."""
+    heads = [f"{steps} steps, {label}" for steps in (10, 50) for label in ("DDIM", "predicted", f"refine {BEST}")]
     lines = [
-        "| latents, PSNR in dB | 10 steps, DDIM | 10 steps, refine 3 | 50 steps, DDIM | 50 steps, refine 3 | lost in decoded frames, 50 steps, refine 3 "
-        "| largest difference to diffusers |",
-        "|---|---|---|---|---|---|---|",
+        f"| latents, PSNR in dB | {' | '.join(heads)} | lost in decoded frames, 50 steps, refine {BEST} | largest difference of DDIM to diffusers |",
+        "|---" * (len(heads) + 3) + "|",
     ]
     names = {"eps": "noise (eps)", "v": "v", "v_zsnr": "v, zero terminal SNR"}
     for kind, figures in found["kinds"].items():
         psnr, lost = figures["latent_psnr_db"], figures["decoded_gap_db"]["best"]["50"]
-        cells = [f"{psnr[label][steps]:.1f}" for steps in ("10", "50") for label in ("ddim", "best")]
+        cells = [f"{psnr[label][steps]:.1f}" for steps in ("10", "50") for label in ("ddim", "predicted", "best")]
         lines.append(f"| {names[kind]} | {' | '.join(cells)} | {lost:.3f} dB | {found['diffusers_max_rel_error'][kind]:.1e} |")
     return "\n".join(lines) + "\n"
 
@@ -196,23 +196,25 @@ def draw(bench: Bench, clip: MovingClip, found: dict, target: Path) -> None:
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     for steps in GRIDS:
-        values = found["by_refine"][str(steps)]
-        axes.plot([1 + refine for refine in REFINES], [values[str(refine)] for refine in REFINES], marker="o", label=f"{steps} steps")
-    plain = {0: found["by_refine"]["10"]["0"]} | {int(calls): value for calls, value in found["plain_fixed_point_10_steps"].items()}
+        values = found["by_method"][str(steps)]
+        ours = [method for method in METHODS if method != "ddim"]
+        (line,) = axes.plot([CALLS[method] for method in ours], [values[method] for method in ours], marker="o", label=f"{steps} steps")
+        axes.plot([1], [values["ddim"]], marker="s", color=line.get_color(), linestyle="none")
+    plain = {0: found["by_method"]["10"]["ddim"]} | {int(calls): value for calls, value in found["plain_fixed_point_10_steps"].items()}
     axes.plot([1 + calls for calls in plain], list(plain.values()), "k--", marker="x", label="10 steps, plain fixed point")
     axes.set(
-        xlabel="model calls a step (1: DDIM inversion)",
+        xlabel="model calls a step (squares: DDIM inversion)",
         ylabel="latents that come back, PSNR in dB",
-        xticks=[1 + refine for refine in REFINES],
+        xticks=sorted(set(CALLS.values())),
     )
     axes.grid(alpha=0.3)
     axes.legend()
     canvas.draw()
     chart = np.asarray(canvas.buffer_rgba())[..., :3]
     shown = {"clip": clip.render(1)}
-    for label, refine in (("10 steps,\nDDIM", 0), ("10 steps,\nrefine 1", 1)):
+    for label, method in (("10 steps,\nDDIM", "ddim"), ("10 steps,\npredicted", "predicted"), ("10 steps,\nrefine 1", "refine_1")):
         with torch.inference_mode():
-            back, _ = bench.reconstruct("eps", clip, bench.invert("eps", clip, 10, refine))
+            back, _ = bench.reconstruct("eps", clip, bench.invert("eps", clip, 10, method))
             shown[label] = bench.demo.decode(back)[:1]
     sheet = pictures.contact_sheet({label: pictures.enlarge(frames) for label, frames in shown.items()})
     height = max(len(chart), len(sheet))
@@ -234,9 +236,7 @@ def run_reconstruction(checkpoint: Path, out: Path, quick: bool) -> bool:
     for number, (name, clip) in enumerate(clips.items()):
         begin = time.monotonic()
         measure_clip(bench, clip, kept.rows, name, kept.write)
-        rows = {
-            key: kept.rows[f"eps/{key}/{name}"]["latent_psnr_db"] for key in ("10/refine_0", "10/refine_3", "50/refine_0", "50/refine_3")
-        }
+        rows = {key: kept.rows[f"eps/{key}/{name}"]["latent_psnr_db"] for key in ("10/ddim", "10/refine_3", "50/ddim", "50/refine_3")}
         print(
             f"clip {number + 1}/{len(clips)}: "
             + ", ".join(f"{key} {value:.1f} dB" for key, value in rows.items())

@@ -20,7 +20,7 @@ def invert_ddim(
     *,
     family: str = "eps",
     keep: Callable[[int, Tensor], None],
-    refine: int = 0,
+    refine: int | None = None,
     tolerance: float = 0.0,
     residuals: list[float] | None = None,
 ) -> Tensor:
@@ -31,9 +31,10 @@ def invert_ddim(
     take them; they are walked from the last (0) to the first. family: "eps" or "v"; for "v", eps is formed with
     the alpha of the leaving level. keep(level, x) receives the latent of every level, level 0 being x itself.
 
-    refine: further calls a step, at most, by which the step is solved as the sampler will walk it back (solve_step); they stop at the
-    relative residual `tolerance`. From the second step on, the first call is then made at the latent that the step before predicts
-    instead of at the leaving one. residuals receives each refined step's last residual.
+    refine: None is that. With a number, from the second step on the first call is made at the latent that the step before predicts
+    instead of at the leaving one, which costs nothing (an explicit predictor; paper silent, ours), and so many further calls a step, at
+    most, solve the step as the sampler will walk it back (solve_step). These stop at the relative residual `tolerance`. residuals
+    receives each step's last residual.
     Raises ValueError where the model gives values that are not finite."""
     extra_args = extra_args or {}
     rising = sigmas.flip(0)
@@ -55,14 +56,15 @@ def invert_ddim(
                 eps = (v + leaving * z) / (1 + leaving**2) ** 0.5
             else:
                 eps = (relabelled - denoised) / arriving
-            guess, calls = x + (arriving - leaving) * eps, refine
+            guess, calls = x + (arriving - leaving) * eps, refine or 0
         else:
-            guess, calls = x + (arriving - leaving) * slope, refine + 1
-        if refine:
+            guess, calls = x + (arriving - leaving) * slope, (refine or 0) + 1
+        if calls:
             guess, denoised, residual = solve_step(denoise, x, guess, float(leaving), float(arriving), calls, tolerance)
-            slope = (guess - x) / (arriving - leaving)
             if residuals is not None:
                 residuals.append(residual)
+        if refine is not None:
+            slope = (guess - x) / (arriving - leaving)
         x = guess
         if not torch.isfinite(x).all():
             raise ValueError(

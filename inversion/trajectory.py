@@ -14,17 +14,22 @@ class Origin:
     """What made a trajectory, as far as it can be known again on another day.
 
     weights: a sample of the U-Net's weights, fp32 (host.fingerprint). patches: what was patched onto the MODEL, name -> description.
-    prompt: the text that the path was inverted with; None where it is not known. schedule: the grid's name. refine, tolerance: fixed-point
-    calls a step at most, and the residual at which they stop. residuals: what was left of each step's equation, relative, [steps];
-    empty where nothing was refined."""
+    prompt: the text that the path was inverted with; None where it is not known. schedule: the grid's name. method: "DDIM", "predicted" or
+    "refined" (nodes.invert). refine, tolerance: further calls a step at most, and the residual at which they stop. residuals: what was
+    left of each step's equation, relative; empty for plain DDIM."""
 
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
     patches: dict[str, str] = field(default_factory=dict)
     prompt: str | None = None
     schedule: str = ""
+    method: str = "DDIM"
     refine: int = 0
     tolerance: float = 0.0
     residuals: tuple[float, ...] = ()
+
+    @property
+    def told(self) -> str:
+        return f"{self.method} with {self.refine} further calls" if self.refine else self.method
 
 
 @dataclass(frozen=True)

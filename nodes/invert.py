@@ -25,6 +25,7 @@ from .common import CATEGORY, TrajectorySocket, naming
 TITLE = "DDIM Invert (BLADE)"
 MEMORY, FILE = "memory", "mapped file"
 DDIM = "ddim"  # diffusers' grid; core's ddim_uniform differs by its last point
+DDIM_METHOD, PREDICTED, REFINED = METHODS = ("DDIM", "predicted", "refined")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -57,13 +58,19 @@ class DDIMInvert(io.ComfyNode):
                     tooltip="How far up to noise, counted as a KSampler's denoise: 1 is the whole way, 0.6 stops at the level where a KSampler with "
                     "denoise 0.6 begins. All the steps are spent on that part. For edits that should stay close to the clip.",
                 ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default=DDIM_METHOD,
+                    tooltip="DDIM: the usual inversion, as diffusers computes it. predicted: leads back to the clip more closely at the same cost. "
+                    "refined: leads back almost exactly, for the further calls that refine allows. Reconstruction Check shows what a clip needs.",
+                ),
                 io.Int.Input(
                     "refine",
-                    default=0,
-                    min=0,
+                    default=1,
+                    min=1,
                     max=10,
-                    tooltip="Further model calls a step, at most, that make the path lead back to the clip exactly. 0 is plain DDIM inversion. 1 doubles "
-                    "the time and gains the most; Reconstruction Check shows what a clip needs.",
+                    tooltip="For the method refined: further model calls a step, at most. 1 doubles the time and gains the most.",
                 ),
                 io.Float.Input(
                     "tolerance",
@@ -72,7 +79,7 @@ class DDIMInvert(io.ComfyNode):
                     max=0.1,
                     step=1e-5,
                     round=1e-6,
-                    tooltip="A step is refined no further once sampling it back would miss by less than this share of a latent's usual size.",
+                    tooltip="For the method refined: a step is refined no further once sampling it back would miss by less than this share of a latent's usual size.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -110,7 +117,8 @@ class DDIMInvert(io.ComfyNode):
         steps: int,
         schedule: str = DDIM,
         depth: float = 1.0,
-        refine: int = 0,
+        method: str = DDIM_METHOD,
+        refine: int = 1,
         tolerance: float = 1e-4,
         precision: str = "fp32",
         storage: str = MEMORY,
@@ -132,6 +140,7 @@ class DDIMInvert(io.ComfyNode):
         if words is not None:
             recorder, record = MapRecorder(words, recorded_sizes(*samples.shape[-2:]), len(samples)), CrossAttentionRecord(words)
             kept += 2 * steps * len(samples) * len(words.columns) * sum(rows * columns for rows, columns in recorder.sizes)
+        refine = refine if method == REFINED else 0
         job = Job(model, samples.shape, steps * (1 + refine), kept, in_memory=storage == MEMORY)
         with naming(TITLE, "latent"):
             job.check()
@@ -158,7 +167,7 @@ class DDIMInvert(io.ComfyNode):
             with naming(TITLE, "model"):
                 return invert_ddim(
                     model, x, sigmas, extra_args, callback, disable,
-                    family=family, keep=keep, refine=refine, tolerance=tolerance, residuals=residuals,
+                    family=family, keep=keep, refine=None if method == DDIM_METHOD else refine, tolerance=tolerance, residuals=residuals,
                 )  # fmt: skip
 
         watch = job.watch(cls.hidden.unique_id if cls.hidden else None)
@@ -167,13 +176,14 @@ class DDIMInvert(io.ComfyNode):
             run_sampler(patched, function, sigmas, source, source, 1.0, samples)
         else:  # guidance of 0 follows the negative prompt alone, and the positive one is still asked, which the recorder watches
             run_sampler(patched, function, sigmas, source, null_prompt, 0.0, samples)
-        watch.done(f"every step leads back to within {max(residuals):.0e} of a latent's size" if residuals else "")
+        watch.done(f"every step leads back to within {max(residuals):.0e} of a latent's size" if method == REFINED else "")
         path_words = words if null_prompt is None else words_of(null_prompt)
         origin = Origin(
             weights_sample(model),
             patches_of(model),
             path_words.text if path_words else None,
             schedule,
+            method,
             refine,
             tolerance,
             tuple(residuals),

@@ -61,7 +61,7 @@ class LoadTrajectory(io.ComfyNode):
 def describe(trajectory: Trajectory) -> str:
     """What an artist wants to know of a file's trajectory, to give it the model and the prompts that fit."""
     origin, (height, width) = trajectory.origin, (side * CELL for side in trajectory.latents.shape[-2:])
-    told = [f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps ({origin.schedule}), refine {origin.refine}"]
+    told = [f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps ({origin.schedule}), {origin.told}"]
     told += [f"prompt: {origin.prompt!r}"] if origin.prompt is not None else []
     told += [f"{name}: {patched}" for name, patched in origin.patches.items()]
     return "\n".join(told)

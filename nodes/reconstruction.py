@@ -80,8 +80,9 @@ class ReconstructionCheck(io.ComfyNode):
         if vae is not None:
             series["decoded"] = decoded_psnr(vae, latent_out(model, trajectory.clip), samples)
         advised = advice(float(series["latents"].mean()), trajectory)
-        picture = plot(series, sigmas.numpy(), np.array(drifts), f"{trajectory.frames} frames, {trajectory.steps} steps, {trajectory.origin.schedule}, "
-                       f"refine {trajectory.origin.refine}")  # fmt: skip
+        origin = trajectory.origin
+        title = f"{trajectory.frames} frames, {trajectory.steps} steps ({origin.schedule}), {origin.told}"
+        picture = plot(series, sigmas.numpy(), np.array(drifts), title)
         image = torch.from_numpy(picture).float()[None] / 255
         watch.done(f"{series['latents'].mean():.1f} dB. {advised}")
         return io.NodeOutput(
@@ -109,11 +110,8 @@ def advice(mean: float, trajectory: Trajectory) -> str:
     dB places and outlines move."""
     if mean >= FAITHFUL:
         return "The clip comes back: the inversion is good for any edit."
-    better = (
-        "set refine of DDIM Invert to 1"
-        if trajectory.origin.refine == 0
-        else f"set refine to {trajectory.origin.refine + 2}, or use more steps"
-    )
+    refine = trajectory.origin.refine
+    better = f"set refine to {refine + 2}, or use more steps" if refine else "set method of DDIM Invert to refined"
     if mean >= USABLE:
         return f"Most of the clip comes back; for edits that must keep fine structure, {better}."
     return f"Much of the clip is lost on the way: {better}. If it stays so, connect a null_prompt to DDIM Invert."

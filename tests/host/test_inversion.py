@@ -13,6 +13,7 @@ from metrics.reconstruction import latent_psnr
 
 FRAMES, STEPS = 3, 6
 SOURCE = "a red circle on grass"
+REFINED = {"method": "refined"}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_other_predictions_are_refused_by_name(loaded, invert, kind):
 @pytest.mark.parametrize("zsnr", [False, True])
 def test_a_v_models_clip_comes_back(twin, invert, check, zsnr):
     model = sampling(twin, "v_prediction", zsnr)
-    plain, refined = (check(invert(model, steps=10, refine=refine), model)[3] for refine in (0, 2))
+    plain, refined = (check(invert(model, steps=10, **method), model)[3] for method in ({}, REFINED | {"refine": 2}))
     assert refined > plain + 15
     assert refined > 45
 
@@ -181,9 +182,21 @@ def test_a_grid_that_cannot_be_walked_is_refused(invert, inputs, sentence):
 
 
 def test_refining_brings_the_clip_back(invert, check):
-    plain, once, thrice = (check(invert(refine=refine))[3] for refine in (0, 1, 3))
-    assert once > plain + 10
+    methods = ({}, {"method": "predicted"}, REFINED, REFINED | {"refine": 3})
+    plain, predicted, once, thrice = (check(invert(**method))[3] for method in methods)
+    assert predicted > plain + 3
+    assert once > predicted + 5
     assert thrice > once + 3
+
+
+def test_predicting_takes_no_further_call(loaded, invert):
+    calls = []
+    counted = loaded[0].clone()
+    counted.set_model_unet_function_wrapper(lambda apply, given: calls.append(1) or apply(given["input"], given["timestep"], **given["c"]))
+    for method, expected in (({}, STEPS), ({"method": "predicted"}, STEPS), (REFINED | {"tolerance": 0.0}, 2 * STEPS)):
+        calls.clear()
+        invert(counted, **method)
+        assert len(calls) == expected
 
 
 def test_refining_works_across_frames_too(loaded, invert, check):
@@ -191,7 +204,7 @@ def test_refining_works_across_frames_too(loaded, invert, check):
     from blade.host.attention import with_temporal_attention
 
     model = with_temporal_attention(loaded[0], KeyFrames(("first", "previous")), 2)
-    assert check(invert(model, refine=2), model)[3] > check(invert(model), model)[3] + 15
+    assert check(invert(model, **REFINED), model)[3] > check(invert(model), model)[3] + 10
 
 
 def test_a_null_prompt_leads_the_path_and_the_source_prompt_is_recorded(prompt, invert):
@@ -231,19 +244,18 @@ def test_the_check_is_the_psnr_of_sampling_back_with_core(comfy, loaded, prompt,
     back = model.model.process_latent_in(stock)
     assert mean == pytest.approx(float(latent_psnr(trajectory.clip, back).mean()), abs=0.02)
     assert plot.shape == (1, 400, 1000, 3)
-    assert report.count("\n    ") == FRAMES  # one line a frame
+    assert [f"| {frame} | " in report for frame in range(FRAMES + 1)] == [True] * FRAMES + [False]
 
 
 def test_decoded_frames_are_measured_against_the_vaes_own(loaded, invert, check):
-    _, _, report, _ = check(invert(refine=3), vae=loaded[2])
-    assert "mean decoded" in report
-    decoded = float(report.split("mean decoded: ")[1].split(" dB")[0])
+    _, _, report, _ = check(invert(**REFINED), vae=loaded[2])
+    decoded = float(report.split("decoded: mean ")[1].split(" dB")[0])
     assert decoded > 45
 
 
 def test_the_check_says_what_to_turn(invert, check):
-    assert "set refine of DDIM Invert to 1" in check(invert())[2]
-    assert "good for any edit" in check(invert(refine=3))[2]
+    assert "set method of DDIM Invert to refined" in check(invert())[2]
+    assert "good for any edit" in check(invert(method="refined", refine=3))[2]
 
 
 def test_the_check_tells_of_another_prompt(invert, check, prompt):
@@ -336,7 +348,7 @@ def test_cancelled_at_any_step_it_leaves_the_model_as_it_was(comfy, loaded, inve
 
     import blade.nodes.invert
 
-    model, before = loaded[0], invert(refine=1)
+    model, before = loaded[0], invert(**REFINED)
     options, real = copy.deepcopy(model.model_options), blade.nodes.invert.run_sampler
     for step in (0, 3, STEPS - 1):
 
@@ -355,8 +367,8 @@ def test_cancelled_at_any_step_it_leaves_the_model_as_it_was(comfy, loaded, inve
 
         monkeypatch.setattr(blade.nodes.invert, "run_sampler", run)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
-            invert(refine=1)
+            invert(**REFINED)
         monkeypatch.setattr(blade.nodes.invert, "run_sampler", real)
         assert model.model_options == options
         assert not any(model.wrappers.get("diffusion_model", {}).values())
-        assert torch.equal(invert(refine=1).latents, before.latents)
+        assert torch.equal(invert(**REFINED).latents, before.latents)

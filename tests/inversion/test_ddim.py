@@ -87,20 +87,28 @@ def error_of(model, refine, sigmas=SIGMAS, **options):
 
 def test_of_gaussian_latents_one_further_call_leads_back_exactly():
     """D = x / (1 + sigma^2) is what the gain of solve_step is Newton's for."""
-    assert error_of(lambda x, s: x / (1 + s.view(-1, 1, 1, 1) ** 2), 0) > 0.1
+    assert error_of(lambda x, s: x / (1 + s.view(-1, 1, 1, 1) ** 2), None) > 0.1
     assert error_of(lambda x, s: x / (1 + s.view(-1, 1, 1, 1) ** 2), 1) < 1e-5
 
 
 def test_each_further_call_leads_back_closer():
-    errors = [error_of(bent, refine) for refine in (0, 1, 3, 8)]
+    errors = [error_of(bent, refine) for refine in (None, 1, 3, 8)]
     assert errors[0] > 3 * errors[1] > 9 * errors[2] > 27 * errors[3]
 
 
 def test_the_last_step_of_a_zero_terminal_snr_converges():
     """From 108 to 4518 the fixed point in eps contracts by 0.976 a call."""
     sigmas = torch.tensor([4518.0, 108.0, 12.0, 3.0, 1.0, 0.3, 0.03, 0.0])
-    assert error_of(bent, 0, sigmas) > 0.1
+    assert error_of(bent, None, sigmas) > 0.1
     assert error_of(bent, 8, sigmas) < 1e-3
+
+
+def test_a_predicted_first_call_leads_back_closer_at_the_same_cost():
+    fine = torch.cat([torch.logspace(1.1, -1.5, 20), torch.zeros(1)])
+    calls = {None: [], 0: []}
+    errors = {refine: error_of(lambda x, s, seen=seen: seen.append(1) or bent(x, s), refine, fine) for refine, seen in calls.items()}
+    assert errors[0] < 0.5 * errors[None]
+    assert len(calls[0]) == len(calls[None])
 
 
 @pytest.mark.parametrize("refine", [0, 1, 3])

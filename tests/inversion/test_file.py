@@ -21,7 +21,7 @@ from blade.inversion.trajectory import Origin, Trajectory
 
 SIGMAS = torch.tensor([0.0, 0.1, 2.0, 14.6])
 LATENTS = torch.randn(4, 3, 4, 5, 6)
-ORIGIN = Origin(torch.randn(7), {"temporal": "first, previous"}, "a cät\n\ud800", "ddim", 3, 1e-5, (0.1, 1 / 3, 5e-324))
+ORIGIN = Origin(torch.randn(7), {"temporal": "first, previous"}, "a cät\n\ud800", "ddim", "refined", 3, 1e-5, (0.1, 1 / 3, 5e-324))
 PLAIN = Trajectory(SIGMAS, LATENTS, family="v", origin=ORIGIN)
 HALVED = Trajectory(SIGMAS, LATENTS.half(), exact_clip=LATENTS[0], origin=ORIGIN)
 MAPS = {"2x3": torch.rand(3, 3, 2, 2, 3).half()}
@@ -70,10 +70,11 @@ def test_a_trajectory_comes_back_to_the_bit(tmp_path, trajectory):
 
 def test_origin_comes_back_with_its_numbers_exact(saved):
     found = load_trajectory(saved, read_nothing).origin
-    assert [getattr(found, name) for name in ("patches", "prompt", "schedule", "refine", "tolerance", "residuals")] == [
+    assert [getattr(found, name) for name in ("patches", "prompt", "schedule", "method", "refine", "tolerance", "residuals")] == [
         {"temporal": "first, previous"},
         "a cät\n\ud800",
         "ddim",
+        "refined",
         3,
         1e-5,
         (0.1, 1 / 3, 5e-324),
