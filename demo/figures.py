@@ -1,6 +1,6 @@
 """Measures the demo checkpoint against exact ground truth, inside ComfyUI's own loader and sampler.
 
-    COMFYUI_PATH=... python -m demo.figures [--checkpoint FILE] [--out FOLDER] [--steps 25] [--only check,vae,samples,attention]
+    COMFYUI_PATH=... python -m demo.figures [--checkpoint FILE] [--out FOLDER] [--steps 25] [--only check,vae,samples,twin,attention]
 
 Prints the figures, writes them to figures.json beside picture sheets, and ends with status 1 when one misses its goal.
 """
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from demo.check import find_object
 from demo.comfy_env import import_comfy
+from demo.host import TWIN_NAME
 from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, caption, draw, finish, paint_ground, plain_scene, random_scene, random_thing
 
 SEED = 880_000  # of all held-out scenes, as [SEED, stage, ...]; training's are single numbers below 10 000
@@ -43,6 +44,8 @@ GOALS = {  # figure -> (least or most, bound)
     "vae.scenes_db": ("at least", 27.0),
     "vae.photographs_db": ("at least", 24.0),
     "samples.right": ("at least", 0.90),
+    "twin.plain.right": ("at least", 0.90),
+    "twin.zero_terminal_snr.right": ("at least", 0.90),
     "attention.shape_word.iou_best_threshold": ("at least", 0.75),
 }
 
@@ -205,8 +208,26 @@ def measure_vae(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
 
 
 def measure_samples(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
+    """What sample_forty says of the checkpoint."""
+    return sample_forty(demo, demo.model, steps, out / "samples.png")
+
+
+def measure_twin(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
+    """The same of the U-Net that predicts v, on both schedules that it was trained for."""
+    demo.parts  # noqa: B018 - puts ComfyUI on the import path
+    import comfy.sd
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    twin = comfy.sd.load_diffusion_model(str(demo.checkpoint.with_name(TWIN_NAME)))
+    return {
+        "plain": sample_forty(demo, ModelSamplingDiscrete().patch(twin, "v_prediction", False)[0], steps, out / "samples_v.png"),
+        "zero_terminal_snr": sample_forty(demo, twin, steps, out / "samples_v_zsnr.png"),
+    }
+
+
+def sample_forty(demo: Demo, model: Any, steps: int, target: Path) -> dict[str, Any]:
     """Forty fixed prompts from pure noise: the share whose largest object has the right colour and the right shape."""
-    model, triples = demo.model, forty()
+    triples = forty()
     import comfy.sample
 
     texts = [words(*triple) for triple in triples]
@@ -232,7 +253,7 @@ def measure_samples(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
         if not right:
             failures.append(f"{text}: found {answer}")
     large = [cv2.resize(picture, (192, 192), interpolation=cv2.INTER_CUBIC) for picture in pictures]
-    save(out / "samples.png", sheet(large, captions, 8, frames))
+    save(target, sheet(large, captions, 8, frames))
     return {"right": 1 - len(failures) / len(texts), "prompts": len(texts), "steps": steps, "failures": failures}
 
 
@@ -319,6 +340,7 @@ STAGES: dict[str, Callable[[Demo, Path, int], dict[str, Any]]] = {
     "check": measure_check,
     "vae": measure_vae,
     "samples": measure_samples,
+    "twin": measure_twin,
     "attention": measure_attention,
 }
 

@@ -103,6 +103,18 @@ def film(comparison: Path) -> np.ndarray:
     return cv2.resize(square, (512, 512), interpolation=cv2.INTER_AREA)
 
 
+def stacked_halves(picture: np.ndarray) -> np.ndarray:
+    """A wide picture's left half over its right one, in a square with white around them. uint8 RGB [512, 512, 3]"""
+    middle = picture.shape[1] // 2
+    square = np.full((512, 512, 3), PAPER, np.uint8)
+    for top, half in ((0, picture[:, :middle]), (256, picture[:, middle:])):
+        scale = min(512 / half.shape[1], 256 / half.shape[0])
+        small = cv2.resize(half, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        left = (512 - small.shape[1]) // 2
+        square[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return square
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo")
     for name, place in (("blade_change_colour", folder), ("blade_change_shape", folder / "shape")):
@@ -110,6 +122,11 @@ if __name__ == "__main__":
         print(f"workflows/{name}.jpg")
     save(REPOSITORY / "workflows" / "blade_long_clip.jpg", film(folder / "comparison.mp4"))
     print("workflows/blade_long_clip.jpg")
+    save(
+        REPOSITORY / "workflows" / "blade_check_inversion.jpg",
+        stacked_halves(load(REPOSITORY / "benchmarks" / "results" / "inversion.jpg")),
+    )
+    print("workflows/blade_check_inversion.jpg")
     sheets = [load(place / "contact_sheet.png") for place in (folder, folder / "shape")]
     width = min(sheet.shape[1] for sheet in sheets)
     stacked = np.concatenate([sheet[:, :width] for sheet in sheets])

@@ -188,6 +188,8 @@ class DDIMInvert(io.ComfyNode):
             tolerance,
             tuple(residuals),
         )
+        if record is not None and not record.levels:
+            record = None  # no layer has the resolutions that are kept, so no mask could be drawn
         return io.NodeOutput(Trajectory(rising, latents, record, family, exact_clip, origin))
 
 

@@ -69,7 +69,7 @@ class ReconstructionCheck(io.ComfyNode):
                 drifts.append(drift(trajectory.at(sigma), state["x"].float().cpu(), sigma))
                 callback(state)
 
-            x = solver_function("euler")(model, trajectory.at(sigmas[0]).to(x), sigmas, extra_args, compare, disable)
+            x = solver_function("euler")(model, trajectory.at(sigmas[0]).to(x, copy=True), sigmas, extra_args, compare, disable)
             back = x.float().cpu()
             return x
 

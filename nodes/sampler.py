@@ -154,7 +154,7 @@ class BlendedSampler(io.ComfyNode):
             conds.update(positive_uuids(model))
             return sample_blended(
                 model,
-                trajectory.at(sigmas[0]).to(x),
+                trajectory.at(sigmas[0]).to(x, copy=True),  # a solver may write into its latent
                 sigmas,
                 extra_args,
                 callback,

@@ -267,6 +267,18 @@ def test_the_check_tells_of_another_prompt(invert, check, prompt):
 # What a trajectory knows
 
 
+def test_a_solver_that_writes_into_its_latent_leaves_the_trajectory_alone(invert, edit, monkeypatch):
+    import blade.nodes.sampler
+
+    trajectory, real = invert(), blade.nodes.sampler.solver_function
+    before = trajectory.latents.clone()
+    monkeypatch.setattr(
+        blade.nodes.sampler, "solver_function", lambda name: lambda model, x, *a, **k: real(name)(model, x.mul_(0.5), *a, **k)
+    )
+    edit(trajectory)
+    assert torch.equal(trajectory.latents, before)
+
+
 def test_a_trajectory_of_another_checkpoint_is_refused(comfy, checkpoint, invert, edit, check):
     other, _, _, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, output_clip=False)
     with torch.no_grad():

@@ -135,3 +135,32 @@ def test_a_height_that_does_not_divide_by_eight_has_all_four_scales(comfy, unet,
         patched = blade.host.attention.with_temporal_attention(model, KeyFrames(("first",)), scales=(scale, scale))
         once(comfy, patched, conds, height=20, frames=1)
         assert cells == {height * 16 // scale}
+
+
+@pytest.mark.slow
+def test_on_real_shapes_a_clip_is_inverted_with_its_words_and_conditioning(comfy, unet):
+    """Of random weights only what does not hang on their values: family, shapes, the record, and that what is conditioned on counts."""
+    from blade.attention.words import PromptWords, Word
+    from blade.nodes.invert import DDIMInvert
+
+    model, name, ((cond,), _) = unet
+    words = PromptWords("a car", (Word("a", (1,)), Word("car", (2,))), 77)
+    latent = {"samples": torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(3))}
+
+    @torch.inference_mode()
+    def invert(**changed):
+        pooled = changed.pop("pooled_output", cond[1]["pooled_output"])
+        source = [[cond[0], {"pooled_output": pooled, "blade_words": words, **changed}]]
+        return DDIMInvert.execute(model, source, latent, 2, method="refined").result[0]
+
+    trajectory = invert()
+    assert trajectory.family == {"EPS": "eps", "V_PREDICTION": "v"}[KINDS[name]]
+    assert trajectory.latents.shape == (3, 2, 4, 32, 32)
+    assert torch.isfinite(trajectory.latents).all()
+    assert len(trajectory.origin.weights) == 1280 + 320 + 320 + 4
+    maps = trajectory.record.levels[0]
+    assert set(maps) == ({(16, 16)} if name == "SDXL" else {(32, 32), (16, 16)})  # SDXL's finest layers have no attention
+    assert all(tokens.shape[:2] == (2, 2) and tokens.sum() > 0 for tokens in maps.values())
+    if name == "SDXL":
+        for changed in ({"width": 2048, "height": 512}, {"pooled_output": -cond[1]["pooled_output"]}):
+            assert difference(invert(**changed).latents, trajectory.latents) > 1e-3
