@@ -110,6 +110,12 @@ def test_other_predictions_are_refused_by_name(loaded, invert, kind):
         invert(sampling(loaded[0], kind))
 
 
+def test_an_inpainting_unet_is_refused(loaded, invert, monkeypatch):
+    monkeypatch.setattr(loaded[0].model.diffusion_model, "in_channels", 9)
+    with pytest.raises(ValueError, match="DDIM Invert.*input model: the model takes 9 channels instead of 4, as inpainting checkpoints do"):
+        invert()
+
+
 @pytest.mark.parametrize("zsnr", [False, True])
 def test_a_v_models_clip_comes_back(twin, invert, check, zsnr):
     model = sampling(twin, "v_prediction", zsnr)

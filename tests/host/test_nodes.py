@@ -39,7 +39,7 @@ def nodes(comfy):
             node = blade.nodes.temporal.TemporalAttention
             return node.execute(model, *chosen, anchor_every, strength, blocks, *percent, batch_frames).result[0]
 
-        invert = staticmethod(lambda *a: torch.inference_mode()(blade.nodes.invert.DDIMInvert.execute)(*a).result[0])
+        invert = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.invert.DDIMInvert.execute)(*a, **k).result[0])
         mask = staticmethod(lambda *a: blade.nodes.mask.CrossAttentionMask.execute(*a).result)
         sampler = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.sampler.BlendedSampler.execute)(*a, **k).result)
 
@@ -242,7 +242,7 @@ def test_the_mask_in_cells_is_the_one_in_pixels(loaded, nodes, inverted):
 def test_a_trajectory_in_a_mapped_file_is_the_one_in_memory(loaded, nodes, inverted):
     _, clip, latent, _ = loaded
     patched, trajectory = inverted
-    mapped = nodes.invert(patched, nodes.prompt(clip, "a red circle on grass"), {"samples": latent}, STEPS, "mapped file")
+    mapped = nodes.invert(patched, nodes.prompt(clip, "a red circle on grass"), {"samples": latent}, STEPS, storage="mapped file")
     assert torch.equal(mapped.latents, trajectory.latents)
     assert mapped.record.sigmas == trajectory.record.sigmas
     for mine, other in zip(mapped.record.levels, trajectory.record.levels, strict=True):
@@ -298,7 +298,7 @@ def test_a_mask_that_does_not_fit_is_refused(loaded, nodes, inverted, shape, sen
 def test_more_steps_than_the_inversion_had_are_refused(loaded, nodes, inverted):
     _, clip, _, _ = loaded
     patched, trajectory = inverted
-    with pytest.raises(ValueError, match="Blended Sampler.*input steps.*at most the inversion's 6 steps"):
+    with pytest.raises(ValueError, match="Blended Sampler.*input steps.*the trajectory has 6.*invert with more steps"):
         nodes.sampler(
             patched, nodes.prompt(clip, "a blue circle on grass"), nodes.prompt(clip, ""), trajectory, 60, 7.5, "euler", 1.0, "", "", 0
         )
