@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from attention.record import recorded_sizes
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS, Edit
+from benchmarks.pack import import_pack
 from benchmarks.report import machine, merge
 from demo.clips import read_mp4, write_mp4
 from demo.host import CHECKPOINT_NAME, ComfyHost, Outcome, prepare_base
@@ -83,6 +83,9 @@ def trajectory_bytes(frames: int, steps: int, side: int = SIDE) -> int:
 
     side: latent cells. The words of these prompts are one token each, and the demo's U-Net has layers at all of these resolutions."""
     words = len(EDIT.clip.source_prompt.split())
+    import_pack()
+    from blade.attention.record import recorded_sizes
+
     cells = sum(rows * columns for rows, columns in recorded_sizes(side, side))
     return 4 * (steps + 1) * frames * 4 * side**2 + 2 * steps * frames * words * cells
 

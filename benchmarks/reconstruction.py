@@ -20,7 +20,6 @@ from torch import Tensor
 
 from benchmarks.clips import COLOUR_EDITS, SHAPE_EDITS, MovingClip
 from benchmarks.report import Kept, machine, merge
-from demo import pictures
 from demo.figures import Demo
 from demo.host import TWIN_NAME
 from metrics.background import psnr_outside
@@ -193,33 +192,32 @@ def draw(bench: Bench, clip: MovingClip, found: dict, target: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    figure = Figure(figsize=(11, 4.6), dpi=100, layout="constrained")
+    canvas, places = FigureCanvasAgg(figure), figure.add_gridspec(2, 4)
+    axes = figure.add_subplot(places[:, :2])
     for steps in GRIDS:
         values = found["by_method"][str(steps)]
         ours = [method for method in METHODS if method != "ddim"]
         (line,) = axes.plot([CALLS[method] for method in ours], [values[method] for method in ours], marker="o", label=f"{steps} steps")
-        axes.plot([1], [values["ddim"]], marker="s", color=line.get_color(), linestyle="none")
+        axes.plot([1], [values["ddim"]], marker="s", color=line.get_color(), linestyle="none", label=f"{steps} steps, DDIM")
     plain = {0: found["by_method"]["10"]["ddim"]} | {int(calls): value for calls, value in found["plain_fixed_point_10_steps"].items()}
     axes.plot([1 + calls for calls in plain], list(plain.values()), "k--", marker="x", label="10 steps, plain fixed point")
-    axes.set(
-        xlabel="model calls a step (squares: DDIM inversion)",
-        ylabel="latents that come back, PSNR in dB",
-        xticks=sorted(set(CALLS.values())),
-    )
+    axes.set(xlabel="model calls a step", ylabel="latents that come back, PSNR in dB", xticks=sorted(set(CALLS.values())))
     axes.grid(alpha=0.3)
-    axes.legend()
-    canvas.draw()
-    chart = np.asarray(canvas.buffer_rgba())[..., :3]
-    shown = {"clip": clip.render(1)}
-    for label, method in (("10 steps,\nDDIM", "ddim"), ("10 steps,\npredicted", "predicted"), ("10 steps,\nrefine 1", "refine_1")):
+    axes.legend(fontsize=8, ncols=2, loc="lower right")
+    source = clip.render(1)
+    shown = {"clip": source, "the VAE's round trip": bench.demo.decode(bench.demo.encode(source))}
+    for label, method in (("10 steps, DDIM", "ddim"), ("10 steps, refined, refine 1", "refine_1")):
         with torch.inference_mode():
             back, _ = bench.reconstruct("eps", clip, bench.invert("eps", clip, 10, method))
-            shown[label] = bench.demo.decode(back)[:1]
-    sheet = pictures.contact_sheet({label: pictures.enlarge(frames) for label, frames in shown.items()})
-    height = max(len(chart), len(sheet))
-    parts = [np.pad(part, ((0, height - len(part)), (0, 0), (0, 0)), constant_values=255) for part in (chart, sheet)]
-    cv2.imwrite(str(target), np.concatenate(parts, 1)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+            shown[label] = bench.demo.decode(back)
+    for place, (label, frames) in enumerate(shown.items()):
+        picture = figure.add_subplot(places[place // 2, 2 + place % 2])
+        picture.imshow(frames[0])
+        picture.set_title(label, fontsize=10)
+        picture.axis("off")
+    canvas.draw()
+    cv2.imwrite(str(target), np.asarray(canvas.buffer_rgba())[..., 2::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def run_reconstruction(checkpoint: Path, out: Path, quick: bool) -> bool:

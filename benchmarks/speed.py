@@ -4,7 +4,7 @@
 
 Writes the keys `temporal.*` and `inversion.*` of speed.json and prints them as tables: times as ratios, so that they mean the same on any
 machine. Ends with 1 and ComfyUI's own sentence if a prompt fails, with 2 if a goal is missed. The memory part edits a clip of 1,000
-frames, on two cores in about half an hour (with --quick 96 frames), and inversion_memory starts eighteen servers (with --quick eight).
+frames, on two cores in about half an hour (with --quick 96 frames), and inversion_memory starts twelve servers (with --quick eight).
 """
 
 from __future__ import annotations

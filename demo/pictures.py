@@ -104,8 +104,8 @@ def film(comparison: Path) -> np.ndarray:
 
 
 def stacked_halves(picture: np.ndarray) -> np.ndarray:
-    """A wide picture's left half over its right one, in a square with white around them. uint8 RGB [512, 512, 3]"""
-    middle = picture.shape[1] // 2
+    """The left part of benchmarks' inversion.jpg, its chart, over the right one, in a square. uint8 RGB [512, 512, 3]"""
+    middle = round(0.53 * picture.shape[1])
     square = np.full((512, 512, 3), PAPER, np.uint8)
     for top, half in ((0, picture[:, :middle]), (256, picture[:, middle:])):
         scale = min(512 / half.shape[1], 256 / half.shape[0])

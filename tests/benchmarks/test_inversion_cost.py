@@ -3,8 +3,8 @@
 import pytest
 import safetensors.torch
 
-from attention.record import recorded_sizes
-from benchmarks.inversion_cost import SIDE, memory_figures, ratio_figures, sampling_prompt, write_latents
+from benchmarks.inversion_cost import ALLOWANCE, MIB, SIDE, memory_figures, ratio_figures, sampling_prompt, write_latents
+from blade.attention.record import recorded_sizes
 
 
 def test_a_load_that_grows_during_the_rounds_changes_no_ratio_to_stock() -> None:
@@ -23,17 +23,19 @@ def test_a_ratio_is_taken_within_its_round() -> None:
 
 
 def test_an_inversion_may_take_stocks_peak_the_trajectory_and_what_stock_itself_differs_by() -> None:
-    most = 1000 + 2 * 105 + 30
-    kinds = {"stock": [1000, 990, 1020], "inversion": [most, most + 500, 0]}
-    run = memory_figures({8: kinds, 64: kinds}, {8: 200, 64: 200}, 10)["memory"]["8_frames_10_steps"]
-    assert (run["stock"], run["inversion"], run["difference"]) == (1000, most, most - 1000)
-    assert (run["allowance"], run["limit"], run["within"]) == (30, most, True)
+    most = (1000 + 2 * 105 + 30) * MIB
+    kinds = {"stock": [1000 * MIB, 990 * MIB, 1020 * MIB], "inversion": [most, most + 500, 0]}
+    run = memory_figures({8: kinds, 64: kinds}, {8: 200 * MIB, 64: 200 * MIB}, 10)["memory"]["8_frames_10_steps"]
+    assert (run["stock"], run["inversion"], run["difference"]) == (1000 * MIB, most, most - 1000 * MIB)
+    assert (run["allowance"], run["limit"], run["within"]) == (30 * MIB, most, True)
 
 
 def test_a_byte_more_is_beyond_the_limit() -> None:
-    kinds = {"stock": [1000, 1000, 1000], "inversion": [1211, 1211, 1211]}
-    run = memory_figures({8: kinds, 64: kinds}, {8: 200, 64: 200}, 10)["memory"]["8_frames_10_steps"]
-    assert (run["limit"], run["within"]) == (1210, False)
+    """Where stock's peaks are equal, the least allowance is left."""
+    most = (1000 + 210) * MIB + ALLOWANCE
+    kinds = {"stock": [1000 * MIB] * 3, "inversion": [most + 1] * 3}
+    run = memory_figures({8: kinds, 64: kinds}, {8: 200 * MIB, 64: 200 * MIB}, 10)["memory"]["8_frames_10_steps"]
+    assert (run["limit"], run["within"]) == (most, False)
 
 
 def test_what_a_frame_adds_is_the_slope_between_each_two_lengths() -> None:

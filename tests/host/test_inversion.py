@@ -390,3 +390,16 @@ def test_cancelled_at_any_step_it_leaves_the_model_as_it_was(comfy, loaded, inve
         assert model.model_options == options
         assert not any(model.wrappers.get("diffusion_model", {}).values())
         assert torch.equal(invert(**REFINED).latents, before.latents)
+
+
+def test_a_loaded_trajectory_says_what_fits_it(loaded, invert):
+    from blade.attention.temporal import KeyFrames
+    from blade.host.attention import with_temporal_attention
+    from blade.nodes.load_trajectory import describe
+
+    told = describe(invert(with_temporal_attention(loaded[0], KeyFrames(("first",))), **REFINED))
+    assert told.splitlines() == [
+        f"{FRAMES} frames of 128x128, {STEPS} steps (ddim), refined with 1 further calls",
+        f"prompt: {SOURCE!r}",
+        "temporal attention: first, strength 1, scales 1 to 8, from 0 to 1",
+    ]

@@ -80,3 +80,18 @@ def test_a_watch_tells_the_time_that_is_left_and_survives_the_hosts_copies(job, 
     watch(300)
     assert watch.passed == watch.whole == 200
     assert said[-1].endswith("took 2 s")
+
+
+def test_work_that_ended_with_fewer_calls_is_told_as_done(job, monkeypatch):
+    watch, said = job(10).watch(None), []
+    monkeypatch.setattr(watch, "say", lambda sentence, log=True: said.append(sentence))
+    watch(10)
+    watch.done("42 dB")
+    assert watch.passed == watch.whole
+    assert said[-1].endswith("took 0 s; 42 dB")
+
+
+def test_a_warning_stands_before_all_that_is_told(comfy, model):
+    from blade.host.job import Job
+
+    assert Job(model, (1, 4, 8, 8), 1, warning="Warning: other patches.").sentence().startswith("Warning: other patches.\n1 frames")
