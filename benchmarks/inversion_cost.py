@@ -148,12 +148,12 @@ def write_latents(base: Path, frames: int) -> str:
 
 
 def measure_above(comfy: Path, base: Path, kind: str, frames: int, steps: int) -> int:
-    """Bytes above those of the idle server, at the peak of the sampling, in a fresh server."""
+    """Bytes above those of the idle server, at the peak of the prompt, of which only the sampling takes any, in a fresh server."""
     warm_up = sampling_prompt(kind, write_latents(base, WARM_UP[0]), WARM_UP[1])
     prompt = sampling_prompt(kind, write_latents(base, frames), steps)
     with patch.dict(os.environ, GIVE_BACK):
         traced = trace_prompt(comfy, base, f"{kind}_{frames}", warm_up, prompt)
-    return int(traced.stages["sample"]["peak"]) - traced.idle
+    return traced.peak - traced.idle
 
 
 def memory_figures(above: dict[int, dict[str, list[int]]], predicted: dict[int, int], steps: int) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -146,13 +147,14 @@ def by_stage(samples: Sequence[tuple[float, int, int]], events: Sequence[tuple[f
 
 @dataclass(frozen=True)
 class Traced:
-    """A prompt's memory, in bytes: of the idle server, in all and of these in pages of files; over time; and by node (by_stage)."""
+    """A prompt's memory, in bytes: of the idle server, in all and of these in pages of files; over time; by node (by_stage); at its peak."""
 
     outcome: Outcome
     idle: int
     idle_files: int
     samples: list[tuple[float, int, int]]
     stages: dict[str, dict[str, float]]
+    peak: int
 
 
 def trace_prompt(comfy: Path, base: Path, name: str, warm_up: dict, prompt: dict) -> Traced:
@@ -165,11 +167,28 @@ def trace_prompt(comfy: Path, base: Path, name: str, warm_up: dict, prompt: dict
             raise RunFailed(failed)
         time.sleep(SETTLING)
         idle, idle_files = resident(psutil.Process(host.pid))
+        forget_peak(host.pid)
         with MemoryTrace(host.pid) as trace:
             outcome = host.run(prompt, on_event=trace.on_event, timeout=6 * 3600)
+        peak = max(known_peak(host.pid), max(whole for _, whole, _ in trace.samples))
     if outcome.error:
         raise RunFailed(outcome.error)
-    return Traced(outcome, idle, idle_files, trace.samples, by_stage(trace.samples, trace.events))
+    return Traced(outcome, idle, idle_files, trace.samples, by_stage(trace.samples, trace.events), peak)
+
+
+def forget_peak(pid: int) -> None:
+    """Linux: the process's peak begins anew from what is resident now."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:  # elsewhere there is no such file, and what was looked at in time has to do
+        pass
+
+
+def known_peak(pid: int) -> int:
+    """Linux: the most bytes that were resident since `forget_peak`, however shortly. 0 where the system does not tell."""
+    status = Path(f"/proc/{pid}/status")
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
 
 
 def measure_memory(comfy: Path, base: Path, frames: int, steps: int) -> tuple[dict, np.ndarray]:

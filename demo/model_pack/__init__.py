@@ -37,7 +37,7 @@ class BladeDemoModel(comfy.supported_models.SD15):
         """The entries by which core knows SDXL checkpoints that predict v, with a zero terminal SNR."""
         if "v_pred" not in state_dict:
             return comfy.model_base.ModelType.EPS
-        self.sampling_settings = {**self.sampling_settings, "zsnr": "ztsnr" in state_dict}
+        self.sampling_settings = {"zsnr": "ztsnr" in state_dict}
         return comfy.model_base.ModelType.V_PREDICTION
 
     def clip_target(self, state_dict={}):

@@ -1,9 +1,13 @@
 """The arithmetic of a long clip's figures, on numbers whose answer is known."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS
-from benchmarks.long_clip import EDIT, SIDE, by_stage, edit_prompt, seam, trajectory_bytes
+from benchmarks.long_clip import EDIT, MIB, SIDE, by_stage, edit_prompt, forget_peak, known_peak, seam, trajectory_bytes
 from demo.scenes import SIZE
 
 
@@ -44,3 +48,13 @@ def test_the_edit_is_one_on_which_settings_are_chosen_and_its_links_lead_somewhe
     assert set(links) < prompt.keys()
     assert prompt["encode"]["inputs"]["frame_count"] == 10
     assert prompt["invert"]["inputs"]["steps"] == prompt["sample"]["inputs"]["steps"] == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak")
+def test_a_peak_is_that_of_what_came_after_it_was_forgotten() -> None:
+    forget_peak(os.getpid())
+    begin = known_peak(os.getpid())
+    taken = bytearray(16 * MIB)
+    taken[::4096] = b"1" * (16 * MIB // 4096)
+    del taken
+    assert 15 * MIB < known_peak(os.getpid()) - begin < 24 * MIB
