@@ -30,7 +30,7 @@ class Origin:
     @property
     def told(self) -> str:
         """The method in words."""
-        return f"{self.method} with {self.refine} further calls" if self.refine else self.method
+        return f"{self.method}, refine {self.refine}" if self.refine else self.method
 
 
 @dataclass(frozen=True)

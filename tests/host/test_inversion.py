@@ -399,7 +399,7 @@ def test_a_loaded_trajectory_says_what_fits_it(loaded, invert):
 
     told = describe(invert(with_temporal_attention(loaded[0], KeyFrames(("first",))), **REFINED))
     assert told.splitlines() == [
-        f"{FRAMES} frames of 128x128, {STEPS} steps (ddim), refined with 1 further calls",
+        f"{FRAMES} frames of 128x128, {STEPS} steps (ddim), refined, refine 1",
         f"prompt: {SOURCE!r}",
         "temporal attention: first, strength 1, scales 1 to 8, from 0 to 1",
     ]
