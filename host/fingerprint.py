@@ -50,9 +50,8 @@ def patches_of(model) -> dict[str, str]:
         found[name] = names(listed)
     for name, by_block in inside.get("patches_replace", {}).items():
         found[f"{name} replacement"] = names(by_block.values())
-    for name in ("optimized_attention_override",):
-        if name in inside:
-            found[name] = names([inside[name]])
+    if "optimized_attention_override" in inside:
+        found["attention override"] = names([inside["optimized_attention_override"]])
     if "model_function_wrapper" in options:
         found["model function wrapper"] = names([options["model_function_wrapper"]])
     for kind, by_key in getattr(model, "wrappers", {}).items():

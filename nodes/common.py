@@ -26,31 +26,29 @@ def naming(node: str, input_name: str = "") -> Iterator[None]:
         raise ValueError(f"{where}: {error}") from error
 
 
-def check_model(model, trajectory: Trajectory) -> str:
+def check_model(node: str, model, trajectory: Trajectory) -> str:
     """Raises ValueError for a MODEL that cannot walk this trajectory back. Returns a warning where it is patched otherwise, or nothing."""
-    family, channels = unet_family(model), model.model.latent_format.latent_channels
-    if family != trajectory.family:
-        raise ValueError(
-            f"it was inverted by a model that predicts {trajectory.family}, but the model here predicts {family}. Use the model that inverted the clip."
-        )
-    if channels != trajectory.latents.shape[2]:
-        raise ValueError(
-            f"its latents have {trajectory.latents.shape[2]} channels, but the model takes {channels}. Use the model that inverted the clip."
-        )
-    highest = float(sigma_table(model)[-1])
-    if trajectory.sigmas[-1] > highest * (1 + 1e-4):
-        raise ValueError(
-            f"it reaches up to sigma {float(trajectory.sigmas[-1]):.4g}, but the model here knows noise up to {highest:.4g}. "
-            "Give it the ModelSamplingDiscrete settings of the model that inverted the clip."
-        )
-    if not same_weights(trajectory.origin.weights, weights_sample(model)):
-        raise ValueError(
-            "it was inverted by another checkpoint than the model here, whose path from noise to the clip is not the same. "
-            "Load the checkpoint that inverted the clip, or invert again."
-        )
+    with naming(node, "model"):
+        family, channels = unet_family(model), model.model.latent_format.latent_channels
+    highest, reach, width = float(sigma_table(model)[-1]), float(trajectory.sigmas[-1]), trajectory.latents.shape[2]
+    with naming(node, "trajectory"):
+        if family != trajectory.family:
+            raise ValueError(
+                f"it was inverted by a model that predicts {trajectory.family}, but the model here predicts {family}. "
+                "Use the model that inverted the clip."
+            )
+        if channels != width:
+            raise ValueError(f"its latents have {width} channels, but the model takes {channels}. Use the model that inverted the clip.")
+        if reach > highest * (1 + 1e-4):
+            raise ValueError(
+                f"it reaches up to sigma {reach:.4g}, but the model here knows noise up to {highest:.4g}. "
+                "Give it the ModelSamplingDiscrete settings of the model that inverted the clip."
+            )
+        if not same_weights(trajectory.origin.weights, weights_sample(model)):
+            raise ValueError(
+                "it was inverted by another checkpoint than the model here, whose path from noise to the clip is not the same. "
+                "Load the checkpoint that inverted the clip, or invert again."
+            )
     changed = difference(trajectory.origin.patches, patches_of(model)) if len(trajectory.origin.weights) else ""
-    return (
-        f"Warning: the model is not patched as the one that inverted the clip ({changed}), so the edit may drift from it."
-        if changed
-        else ""
-    )
+    warning = f"Warning: the model is not patched as the one that inverted the clip ({changed}), so the edit may drift from it."
+    return warning if changed else ""

@@ -49,8 +49,7 @@ class ReconstructionCheck(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, source, trajectory: Trajectory, vae=None) -> io.NodeOutput:
-        with naming(TITLE, "trajectory"):
-            warning = check_model(model, trajectory)
+        warning = check_model(TITLE, model, trajectory)
         if vae is not None:
             with naming(TITLE, "vae"):
                 check_vae(vae)

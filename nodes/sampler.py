@@ -126,8 +126,7 @@ class BlendedSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
-        with naming(TITLE, "trajectory"):
-            warning = check_model(model, trajectory)
+        warning = check_model(TITLE, model, trajectory)
         with naming(TITLE, "steps"):
             sigmas = trajectory.grid(steps)[-(max(1, round(steps * start)) + 1) :]
         latent_size = trajectory.latents.shape[-2:]

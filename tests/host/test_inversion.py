@@ -110,10 +110,12 @@ def test_other_predictions_are_refused_by_name(loaded, invert, kind):
         invert(sampling(loaded[0], kind))
 
 
-def test_an_inpainting_unet_is_refused(loaded, invert, monkeypatch):
+def test_an_inpainting_unet_is_refused_by_every_node_that_takes_it(loaded, invert, edit, check, monkeypatch):
+    trajectory = invert()
     monkeypatch.setattr(loaded[0].model.diffusion_model, "in_channels", 9)
-    with pytest.raises(ValueError, match="DDIM Invert.*input model: the model takes 9 channels instead of 4, as inpainting checkpoints do"):
-        invert()
+    for use in (invert, lambda: edit(trajectory), lambda: check(trajectory)):
+        with pytest.raises(ValueError, match="input model: the model takes 9 channels instead of 4, as inpainting checkpoints do"):
+            use()
 
 
 @pytest.mark.parametrize("zsnr", [False, True])
