@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from .words import PromptWords
 
 Size = tuple[int, int]
 Maps = dict[Size, Tensor]
+SPREAD = "spread "  # before the names of such tensors
 
 
 def recorded_sizes(height: int, width: int) -> frozenset[Size]:
@@ -45,25 +47,76 @@ def token_maps(q: Tensor, k: Tensor, heads: int, columns: Tensor) -> Tensor:
     return out
 
 
+def spread_maps(q: Tensor, k: Tensor, heads: int, maps: Tensor) -> Tensor:
+    """What each cell's self-attention sees of some maps: A @ maps, averaged over heads, without ever holding A.
+
+    q, k: of the self-attention, [frames, cells, heads * dim]; maps: [frames, tokens, cells] fp32. Returns the same shape and type.
+    Cells of one thing attend to each other, so its map fills up and ends at its outline (affinity; paper silent, after DiffSeg, Tian et al.
+    2023, and its kin, who store A)."""
+    dim, out = q.shape[-1] // heads, torch.empty_like(maps)
+    for frame in range(len(q)):
+        q_f, k_f = (rearrange(t[frame], "n (h d) -> 1 h n d", h=heads).float() for t in (q, k))
+        for first in range(0, maps.shape[1], dim):  # torch's fused attention wants values as wide as keys
+            part = maps[frame, first : first + dim]
+            values = F.pad(part.T, (0, dim - len(part))).expand(1, heads, -1, -1)
+            out[frame, first : first + dim] = F.scaled_dot_product_attention(q_f, k_f, values)[0].mean(0)[:, : len(part)].T
+    return out
+
+
+def signal_share(sigma: float) -> float:
+    """How much a noise level's maps count: the signal's share of the variance, alpha_bar = 1 / (1 + sigma^2).
+
+    Paper: masks are "noise-aware"; the weighting is ours, after FreeMask's finding that maps at high noise are poor."""
+    return 1 / (1 + sigma**2)
+
+
+def clear(sigma: float) -> bool:
+    """Whether a level is among those with little noise, a fifth of SD's, at which maps are spread: there cells know best what belongs together,
+    and at all levels it would cost five times as much and gain nothing."""
+    return signal_share(sigma) >= 0.8
+
+
+@dataclass(frozen=True)
+class LevelMaps:
+    """What a recorder saw at one noise level: per resolution [frames, tokens, h, w], fp16, averaged over heads and layers.
+
+    maps: the cross-attention itself. spread: the same carried along the layers' self-attention (`spread_maps`); None at levels that are not
+    `clear`."""
+
+    sigma: float
+    maps: Maps
+    spread: Maps | None = None
+
+
 @dataclass
 class CrossAttentionRecord:
     """Maps of a prompt's tokens along a run. One entry a noise level: sigma, and per resolution a tensor
-    [frames, tokens, h, w] fp16, averaged over heads and layers. Tokens are in the order of `words.columns`."""
+    [frames, tokens, h, w] fp16, averaged over heads and layers. Tokens are in the order of `words.columns`.
+
+    spread: the mean over the clear levels of LevelMaps.spread, each level by its signal_share. [frames, tokens, h, w] fp32"""
 
     words: PromptWords
     sigmas: list[float] = field(default_factory=list)
     levels: list[Maps] = field(default_factory=list)
     stores: Maps = field(default_factory=dict)
+    spread: Maps = field(default_factory=dict)
+    spread_weight: float = 0.0
 
-    def add(self, sigma: float, maps: Maps, levels: int, empty: Callable[[tuple[int, ...], torch.dtype], Tensor]) -> None:
+    def add(self, found: LevelMaps, levels: int, empty: Callable[[tuple[int, ...], torch.dtype], Tensor]) -> None:
         """Keeps a level's maps, one of `levels` in all, in a tensor for each resolution that `empty(shape, dtype)` makes."""
         level = len(self.levels)
-        for size, tokens in maps.items():
+        for size, tokens in found.maps.items():
             if size not in self.stores:
                 self.stores[size] = empty((levels, *tokens.shape), tokens.dtype)
             self.stores[size][level].copy_(tokens)
-        self.levels.append({size: self.stores[size][level] for size in maps})
-        self.sigmas.append(sigma)
+        self.levels.append({size: self.stores[size][level] for size in found.maps})
+        self.sigmas.append(found.sigma)
+        if found.spread is not None:
+            self.spread_weight += signal_share(found.sigma)
+            share = signal_share(found.sigma) / self.spread_weight
+            for size, tokens in found.spread.items():
+                mean = self.spread.setdefault(size, tokens.new_zeros(tokens.shape, dtype=torch.float32))
+                mean.lerp_(tokens.float(), share)
 
     def pick(self, level: int, columns: tuple[int, ...]) -> Maps:
         """Maps of some columns at one level, summed over them: per resolution [frames, h, w] fp32."""
@@ -71,11 +124,12 @@ class CrossAttentionRecord:
 
     @property
     def nbytes(self) -> int:
-        return sum(maps.nbytes for level in self.levels for maps in level.values())
+        return sum(maps.nbytes for level in (*self.levels, self.spread) for maps in level.values())
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The maps as "height x width" -> [levels, frames, tokens, h, w], and what is no tensor, as JSON takes it: sigmas, words, and which
-        levels each tensor holds. Nothing is copied where a resolution was seen at every level."""
+        """The maps as "height x width" -> [levels, frames, tokens, h, w], their spread as "spread height x width" with one level, and what is
+        no tensor, as JSON takes it: sigmas, words, and which levels each tensor holds. Nothing is copied where a resolution was seen at
+        every level."""
         tensors, held = {}, {}
         for size in sorted({size for maps in self.levels for size in maps}):
             name = "{}x{}".format(*size)
@@ -84,6 +138,7 @@ class CrossAttentionRecord:
             tensors[name] = (
                 self.stores[size][: len(held[name])] if from_the_first else torch.stack([self.levels[level][size] for level in held[name]])
             )
+        tensors |= {"{}{}x{}".format(SPREAD, *size): maps[None] for size, maps in self.spread.items()}
         return tensors, {"sigmas": self.sigmas, "levels": held, "words": self.words.describe()}
 
     @classmethod
@@ -97,8 +152,9 @@ class CrossAttentionRecord:
             raise ValueError(f"its record lacks a part or has one of another kind ({error!r})") from error
         if not whole or not all(0 < sigma < math.inf for sigma in sigmas):
             raise ValueError("its record has levels that are no whole numbers, or sigmas that are not positive")
-        if held.keys() != tensors.keys():
-            raise ValueError(f"its record has maps of {sorted(tensors)}, but should have {sorted(held)}")
+        of_levels = {name for name in tensors if not name.startswith(SPREAD)}
+        if held.keys() != of_levels:
+            raise ValueError(f"its record has maps of {sorted(of_levels)}, but should have {sorted(held)}")
         record = cls(words, sigmas, [{} for _ in sigmas])
         for name, maps in tensors.items():
             frames = next(iter(tensors.values())).shape[1:2]
@@ -106,11 +162,15 @@ class CrossAttentionRecord:
                 maps.ndim != 5
                 or maps.shape[1:2] != frames
                 or maps.shape[2] != len(words.columns)
-                or name != "{}x{}".format(*maps.shape[3:])
+                or name.removeprefix(SPREAD) != "{}x{}".format(*maps.shape[3:])
+                or (name.startswith(SPREAD) and len(maps) != 1)
             ):
                 raise ValueError(
                     f"its record's maps {name!r} are {list(maps.shape)}, not [levels, frames, {len(words.columns)} tokens, height, width]"
                 )
+            if name.startswith(SPREAD):
+                record.spread[maps.shape[3], maps.shape[4]] = maps[0]
+                continue
             if held[name] != sorted(set(held[name]) & set(range(len(sigmas)))) or len(held[name]) != len(maps):
                 raise ValueError(f"its record's maps {name!r} are of {len(maps)} levels, {held[name]!r:.60} of {len(sigmas)}")
             size = (maps.shape[3], maps.shape[4])
@@ -130,41 +190,64 @@ def pick_columns(maps: Maps, words: PromptWords, columns: tuple[int, ...]) -> Ma
 
 
 class MapRecorder:
-    """Collects token maps while a model runs. `begin` opens a noise level, `add` is called from every cross-attention layer,
-    for all frames or for one batch of them after the other, `finish` gives the level's maps, averaged over the layers."""
+    """Collects token maps while a model runs. `begin` opens a noise level, `look` is called from every self-attention and `add` from every
+    cross-attention layer, for all frames or for one batch of them after the other, `finish` gives the level's maps, averaged over the layers."""
 
     def __init__(self, words: PromptWords, sizes: frozenset[Size], frames: int):
         self.words, self.sizes, self.frames = words, sizes, frames
         self.sigma: float | None = None
-        self.sums: Maps = {}
+        self.forget()
+
+    def forget(self) -> None:
+        self.sums: dict[bool, Maps] = {False: {}, True: {}}  # of the maps, and of what has been spread
         self.layers: dict[Size, Tensor] = {}  # how many layers have shown each frame
+        self.before: tuple[Size, tuple[int, ...], Tensor, Tensor, int] | None = None  # the self-attention of the block under way
 
     def begin(self, sigma: float) -> None:
-        self.sigma, self.sums, self.layers = float(sigma), {}, {}
+        self.sigma = float(sigma)
+        self.forget()
+
+    def watches(self, q: Tensor, size: Size, sigma: float) -> bool:
+        """Whether a layer is looked at: not at other noise levels (a solver's corrector calls), at other resolutions, and where another patch
+        has changed the number of cells (HyperTile, token merging)."""
+        at_this_level = self.sigma is not None and abs(sigma - self.sigma) <= 1e-6 * self.sigma
+        return at_this_level and size in self.sizes and q.shape[1] == size[0] * size[1] and bool(self.words.columns)
+
+    def look(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
+        """The self-attention that the next `add` may spread its maps along. Arguments as there; kept until then."""
+        self.before = None
+        if self.watches(q, size, sigma) and clear(sigma) and q.shape == k.shape:
+            self.before = size, tuple(clip), q, k, heads
 
     def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
         """q: [rows, cells, heads * dim] of the recorded prompt's rows only; k likewise; clip: which frame of the clip each row is.
 
-        Ignored at other noise levels (a solver's corrector calls), at other resolutions, and where another patch has changed the number
-        of cells or columns (HyperTile, token merging, prompt injection)."""
+        Ignored where `watches` says so, and where another patch has changed the number of columns (prompt injection)."""
+        before, self.before = self.before, None
         length, columns = self.words.length, self.words.columns
-        at_this_level = self.sigma is not None and abs(sigma - self.sigma) <= 1e-6 * self.sigma
-        if not at_this_level or size not in self.sizes or q.shape[1] != size[0] * size[1] or k.shape[1] % length or not columns:
+        if not self.watches(q, size, sigma) or k.shape[1] % length:
             return
         copies = torch.arange(0, k.shape[1], length, device=q.device)[:, None]
         maps = token_maps(q, k, heads, copies + torch.tensor(columns, device=q.device))
-        if size not in self.sums:
-            self.sums[size] = maps.new_zeros((self.frames, len(columns), *size))
-            self.layers[size] = maps.new_zeros(self.frames)
         rows = torch.tensor(clip, device=q.device)
-        self.sums[size].index_add_(0, rows, rearrange(maps, "f t (h w) -> f t h w", h=size[0]))
-        self.layers[size].index_add_(0, rows, torch.ones_like(rows, dtype=maps.dtype))
+        self.sum_up(False, size, rows, maps)
+        if clear(sigma):
+            spread = before is not None and before[:2] == (size, tuple(clip))
+            self.sum_up(True, size, rows, spread_maps(*before[2:], maps) if spread and before else maps)
+        layers = self.layers.setdefault(size, maps.new_zeros(self.frames))
+        layers.index_add_(0, rows, torch.ones_like(rows, dtype=maps.dtype))
 
-    def finish(self) -> tuple[float, Maps] | None:
-        """Sigma and maps of the level that `begin` opened, fp16 on the CPU; None where no layer has shown any."""
+    def sum_up(self, spread: bool, size: Size, rows: Tensor, maps: Tensor) -> None:
+        sums = self.sums[spread].setdefault(size, maps.new_zeros((self.frames, maps.shape[1], *size)))
+        sums.index_add_(0, rows, rearrange(maps, "f t (h w) -> f t h w", h=size[0]))
+
+    def finish(self) -> LevelMaps | None:
+        """The maps of the level that `begin` opened, on the CPU; None where no layer has shown any."""
         found = None
-        if self.sigma is not None and self.sums:
+        if self.sigma is not None and self.layers:
             layers = {size: rearrange(count.clamp(min=1), "f -> f 1 1 1") for size, count in self.layers.items()}
-            found = self.sigma, {size: (total / layers[size]).half().cpu() for size, total in self.sums.items()}
-        self.sigma, self.sums, self.layers = None, {}, {}
+            maps, spread = ({size: (total / layers[size]).half().cpu() for size, total in sums.items()} for sums in self.sums.values())
+            found = LevelMaps(self.sigma, maps, spread or None)
+        self.sigma = None
+        self.forget()
         return found

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Callable
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 WORD_END = "</w>"
 CHUNK = 77
+INVERSION = "embedding:"  # a textual inversion in a prompt, before its name
+MARKS = ":#"  # of choose's syntax
+
+# CLIP's vocabulary writes each byte as one visible character. Source: openai/CLIP, simple_tokenizer.py, bytes_to_unicode.
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = {chr(byte): byte for byte in VISIBLE} | {chr(256 + n): byte for n, byte in enumerate(sorted(set(range(256)) - set(VISIBLE)))}
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word as the tokenizer sees it, lower case, and the columns of its tokens in the prompt's context."""
+    """One word as the tokenizer sees it, lower case, and the columns of its tokens in the prompt's context.
+
+    A textual inversion is one word, "embedding:" and its name, with the columns of all its vectors."""
 
     text: str
     columns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A word or a run of words that an artist chose. A negative weight pushes the mask away."""
+
+    text: str  # as written, without weight, sign and number
+    columns: tuple[int, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,32 +51,100 @@ class PromptWords:
         """Columns of all real tokens, rising."""
         return tuple(column for word in self.words for column in word.columns)
 
-    def find(self, phrase: str) -> tuple[int, ...]:
-        """Columns of every occurrence of a word, or of a run of words such as "sports car". Case and punctuation around it
-        do not matter. Raises ValueError that lists the prompt's words and suggests the nearest."""
-        wanted = "".join(squeeze(phrase).split())
-        texts = [squeeze(word.text) for word in self.words]
-        found: set[int] = set()
-        for start in range(len(texts)):
-            joined, end = "", start
-            while end < len(texts) and len(joined) < len(wanted):
-                joined += texts[end]
-                end += 1
-            if wanted and joined == wanted and texts[start]:
-                found.update(column for word in self.words[start:end] for column in word.columns)
-        if not found:
-            near = difflib.get_close_matches(wanted, texts, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            listed = ", ".join(text for text in texts if text) or "none: the prompt is empty"
-            raise ValueError(f"the word {phrase.strip()!r} is not in the prompt {self.text!r}. Its words are: {listed}.{hint}")
-        return tuple(sorted(found))
+    def occurrences(self, phrase: str, keep: str = "") -> list[tuple[int, ...]]:
+        """Columns of each occurrence, in the prompt's order, of a word or of a run of words such as "sports car".
 
-    def find_all(self, phrases: str) -> tuple[int, ...]:
-        """Columns of several phrases separated by commas. Raises ValueError as `find` does, or when no phrase is given."""
-        wanted = [phrase for phrase in phrases.split(",") if phrase.strip()]
-        if not wanted:
+        Only letters, digits and the marks in `keep` are compared, without case. A textual inversion is found as
+        "embedding:mycar" and, where nothing else of the prompt is called that, as "mycar"."""
+        wanted = letters(phrase, keep)
+
+        def runs(texts: list[str]) -> list[tuple[int, ...]]:
+            found = []
+            for start in range(len(texts)):
+                joined, end = "", start
+                while end < len(texts) and len(joined) < len(wanted):
+                    joined += texts[end]
+                    end += 1
+                if wanted and joined == wanted and texts[start]:
+                    found.append(tuple(column for word in self.words[start:end] for column in word.columns))
+            return found
+
+        return runs([letters(word.text, keep) for word in self.words]) or runs(
+            [letters(word.text.removeprefix(INVERSION), keep) for word in self.words]
+        )
+
+    def find(self, phrase: str) -> tuple[int, ...]:
+        """Columns, rising, of all `occurrences` of a phrase. Raises ValueError that lists the prompt's words and suggests the nearest."""
+        found = self.occurrences(phrase)
+        if not found:
+            candidates = {letters(text): text for word in self.words for text in (squeeze(word.text), word.text.removeprefix(INVERSION))}
+            near = difflib.get_close_matches(letters(phrase), [text for text in candidates if text], 1)
+            hint = f" Did you mean {candidates[near[0]]!r}?" if near else ""
+            name = squeeze(phrase).removeprefix(INVERSION)
+            if name and re.search(re.escape(INVERSION + name) + r"(?![\w.-]*\w)", self.text.lower()):
+                hint = f" ComfyUI left out the embedding {name!r}: it has no such file, or cannot read it."
+            raise ValueError(f"the word {phrase.strip()!r} is not in the prompt {self.text!r}. {self._listed()}{hint}")
+        return tuple(sorted({column for columns in found for column in columns}))
+
+    def choose(self, phrases: str) -> tuple[Phrase, ...]:
+        """The phrases that an artist wrote, separated by commas.
+
+        "sports car, wheels": every occurrence of each. "car#2": only the second; overlapping occurrences all count.
+        "(wheels:0.5)" or "wheels:0.5": a weight. "-road": weight -1; signs multiply, so "-road:0.5", "-(road:0.5)" and
+        "(-road:0.5)" are -0.5. Parentheses without a weight change nothing. A colon or a hash that stands in the prompt as
+        written ("16:9", "embedding:mycar") belongs to the word. A sign stands only before a phrase: "t-shirt" is a word.
+
+        Raises ValueError as `find` does; where no phrase or only negative ones are given; and for parentheses, a weight or a
+        number that cannot be read, a weight of 0, and an occurrence that the prompt does not have."""
+        chosen = tuple(self._choose(written.strip()) for written in phrases.split(",") if written.strip())
+        if not chosen:
             raise ValueError(f"no word was given. Name one or more words of the prompt {self.text!r}, separated by commas.")
-        return tuple(sorted({column for phrase in wanted for column in self.find(phrase)}))
+        if all(phrase.weight < 0 for phrase in chosen):
+            raise ValueError(f"{phrases.strip()!r} only says where the mask shall not be. Add a word that it is drawn towards.")
+        return chosen
+
+    def _choose(self, written: str) -> Phrase:
+        name, weight, number = written, 1.0, ""
+        while name.startswith("-") or (name.startswith("(") and name.endswith(")")):
+            if name.startswith("-"):
+                name, weight = name[1:].strip(), -weight
+            else:
+                name = name[1:-1].strip()
+        if "(" in name or ")" in name:
+            raise ValueError(f"the parentheses of {written!r} cannot be read. Put them around one phrase and its weight: (wheels:0.5).")
+        if ":" in name.lower().removeprefix(INVERSION) and not self._literal(name):
+            name, _, factor = name.rpartition(":")
+            try:
+                weight *= float(factor)
+            except ValueError:
+                weight = math.nan
+            if not math.isfinite(weight) or not weight:
+                raise ValueError(
+                    f"{factor.strip()!r} is no weight for {name.strip()!r}. Write a finite number other than 0: (wheels:0.5). {self._listed()}"
+                )
+        if "#" in name and not self._literal(name):
+            name, _, number = (part.strip() for part in name.rpartition("#"))
+            if not re.fullmatch("0*[1-9][0-9]*", number):
+                raise ValueError(f"{number!r} is no occurrence of {name!r}. Count them from 1: car#2 is the second car. {self._listed()}")
+        name = name.strip()
+        columns = self.find(name)
+        if number:
+            found = self.occurrences(name)
+            if int(number) > len(found):
+                times = "once" if len(found) == 1 else f"{len(found)} times"
+                raise ValueError(
+                    f"{name!r} occurs {times} in the prompt {self.text!r}, so there is no {name}#{number}. Give a lower number."
+                )
+            columns = found[int(number) - 1]
+        return Phrase(name, columns, weight)
+
+    def _literal(self, phrase: str) -> bool:
+        """Whether the marks inside a phrase stand in the prompt itself."""
+        inside = squeeze(phrase)
+        return any(mark in inside for mark in MARKS) and bool(self.occurrences(inside, MARKS))
+
+    def _listed(self) -> str:
+        return f"Its words are: {', '.join(filter(None, (squeeze(word.text) for word in self.words))) or 'none: the prompt is empty'}."
 
     def describe(self) -> dict[str, Any]:
         """All of it as JSON takes it; `from_description` reads it."""
@@ -87,26 +173,36 @@ def squeeze(text: str) -> str:
     return re.sub(r"^[^\w]+|[^\w]+$", "", text.strip().lower())
 
 
-def read_words(text: str, chunks: list[list[object]], spell: Callable[[object], str]) -> PromptWords:
+def letters(text: str, keep: str = "") -> str:
+    """Only letters, digits and the marks in `keep`, lower case, composed as CLIP's tokenizer composes them (NFC)."""
+    return re.sub(rf"[^\w{keep}]|_", "", unicodedata.normalize("NFC", text).lower())
+
+
+def read_words(text: str, chunks: list[list[str]]) -> PromptWords:
     """The words of a tokenised prompt.
 
-    chunks: token ids, start and end tokens and padding included, 77 a chunk. spell: the vocabulary's entry for an id, with
-    CLIP's "</w>" at the end of a word. Tokens that are no ids (textual inversions) have no spelling and belong to no word."""
+    chunks: the vocabulary's entries, start and end tokens and padding included, 77 a chunk, with CLIP's "</w>" at the end of a
+    word. A word may go on in the next chunk, where ComfyUI breaks a long text."""
     words: list[Word] = []
+    spelled, columns = "", []
     for number, chunk in enumerate(chunks):
-        letters, columns = "", []
-        for position, token in enumerate(chunk):
-            if position == 0 or not isinstance(token, int):
-                continue
-            piece = spell(token)
+        for position, piece in enumerate(chunk[1:], 1):
             if piece == "<|endoftext|>":
                 break
-            letters += piece.removesuffix(WORD_END)
+            spelled += piece.removesuffix(WORD_END)
             columns.append(number * CHUNK + position)
             if piece.endswith(WORD_END):
-                words.append(Word(letters, tuple(columns)))
-                letters, columns = "", []
+                words.append(Word(decode(spelled), tuple(columns)))
+                spelled, columns = "", []
     return PromptWords(text, tuple(words), len(chunks) * CHUNK)
+
+
+def decode(spelled: str) -> str:
+    """A word from the vocabulary's spelling of its UTF-8 bytes; what is no such spelling stays as it is."""
+    try:
+        return bytes(BYTES[character] for character in spelled).decode()
+    except (KeyError, UnicodeDecodeError):
+        return spelled
 
 
 def changed_columns(source: PromptWords, target: PromptWords) -> tuple[tuple[int, ...], tuple[int, ...]]:

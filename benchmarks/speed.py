@@ -1,10 +1,11 @@
-"""What temporal attention, DDIM inversion and a clip's length cost, in time and in memory, against stock ComfyUI.
+"""What temporal attention, DDIM inversion, recording and a clip's length cost, in time and in memory, against stock ComfyUI.
 
-    python -m benchmarks.speed [--out out/bench] [--only steps,memory,inversion,inversion_memory] [--quick]
+    python -m benchmarks.speed [--out out/bench] [--only steps,memory,inversion,inversion_memory,recording] [--quick]
 
-Writes the keys `temporal.*` and `inversion.*` of speed.json and prints them as tables: times as ratios, so that they mean the same on any
-machine. Ends with 1 and ComfyUI's own sentence if a prompt fails, with 2 if a goal is missed. The memory part edits a clip of 1,000
-frames, on two cores in about half an hour (with --quick 96 frames), and inversion_memory starts twelve servers (with --quick eight).
+Writes the keys `temporal.*`, `inversion.*` and `overhead.*` of speed.json and prints them as tables: times as ratios, so that they mean
+the same on any machine. Ends with 1 and ComfyUI's own sentence if a prompt fails, with 2 if a goal is missed. The memory part edits a
+clip of 1,000 frames, on two cores in about half an hour (with --quick 96 frames), and inversion_memory starts twelve servers (with
+--quick eight).
 """
 
 from __future__ import annotations
@@ -15,13 +16,20 @@ from pathlib import Path
 
 from benchmarks.inversion_cost import run_inversion, run_inversion_memory
 from benchmarks.long_clip import run_memory
+from benchmarks.recording_cost import run_recording
 from benchmarks.step_cost import run_steps
 from demo.comfy_source import find_comfy
 from demo.host import HostError
 from demo.run import RunFailed
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PARTS = {"steps": run_steps, "memory": run_memory, "inversion": run_inversion, "inversion_memory": run_inversion_memory}
+PARTS = {
+    "steps": run_steps,
+    "memory": run_memory,
+    "inversion": run_inversion,
+    "inversion_memory": run_inversion_memory,
+    "recording": run_recording,
+}
 
 
 def main() -> int:

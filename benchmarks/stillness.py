@@ -101,7 +101,7 @@ class Bench:
             trajectory = with_noise(trajectory, object_cells(edit))
         latent, _ = self.nodes.sampler.BlendedSampler.execute(
             model, self.prompt(edit.target_prompt), self.prompt(""), trajectory, STEPS, CFG, "euler", 1.0, edit.source_words, edit.target_words, 0,
-            variant.consensus, variant.until,
+            consensus=variant.consensus, consensus_until=variant.until,
         ).result  # fmt: skip
         return self.demo.decode(latent["samples"])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..attention.temporal import Attend, KeyFrames, plan_batches, temporal_attention
 from .fingerprint import TEMPORAL
-from .frames import KEY, SELF, frame_pass, with_frame_batches
+from .frames import KEY, SELF, frame_pass, rows_of, with_frame_batches
 
 Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
 """handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]; attend runs whatever would have
@@ -123,29 +123,32 @@ def with_temporal_attention(
     return with_attention(model, TEMPORAL, self_attention=across_frames)
 
 
-def chunk_of(options: dict, uuids: set, batch: int) -> slice | None:
-    """Rows of the batch that belong to one of these positive conds, or None where this call holds none. Batches are cond-major.
+def rows_of_conds(options: dict, uuids: set, batch: int) -> list[int]:
+    """Rows of the batch that belong to these positive conds, cond after cond. Batches are cond-major.
 
     Under an area core gives the negative cond that it makes the positive's uuid, so the uuid alone does not tell."""
     present, signs = options.get("uuids", []), options.get("cond_or_uncond", [])
     frames = batch // max(len(present), 1)
-    for index, (uuid, sign) in enumerate(zip(present, signs, strict=False)):
-        if uuid in uuids and sign == 0:
-            return slice(index * frames, (index + 1) * frames)
-    return None
+    wanted = [place for place, (uuid, sign) in enumerate(zip(present, signs, strict=False)) if uuid in uuids and sign == 0]
+    return [place * frames + frame for place in wanted for frame in range(frames)]
 
 
 def record_cross_attention(model, recorder, conds: set):
-    """A clone of a MODEL whose cross-attention is shown to a recorder (attention.record.MapRecorder), for the conds whose
-    uuids are in `conds` by the time the model runs. Without a recorder, the MODEL as it is."""
+    """A clone of a MODEL whose cross-attention, and the self-attention of the same blocks, is shown to a recorder
+    (attention.record.MapRecorder), for the conds whose uuids are in `conds` by the time the model runs.
+    The MODEL is one that host.frames.in_frame_batches gives. Without a recorder, the MODEL as it is."""
     if recorder is None:
         return model
 
-    def watch(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
-        rows, passing = chunk_of(options, conds, len(q)), frame_pass(options, len(q))
-        if rows is not None and not (passing and passing.batch.pilot):
-            clip = passing.clip if passing else range(rows.stop - rows.start)
-            recorder.add(q[rows], k[rows], options["n_heads"], layer_size(options), float(options["sigmas"][0]), clip)
-        return attend(q, k, v)
+    def shown_to(see: Callable[..., None]) -> Handler:
+        def watch(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
+            rows, passing = rows_of_conds(options, conds, len(q)), frame_pass(options, len(q))
+            # What shows not the whole picture (an area, a tile) may have the size of a coarser layer.
+            if rows and passing and not passing.batch.pilot and tuple(options["original_shape"][-2:]) == passing.size:
+                clip = passing.clip * (len(rows) // len(passing.clip))
+                see(rows_of(q, rows), rows_of(k, rows), options["n_heads"], layer_size(options), float(options["sigmas"][0]), clip)
+            return attend(q, k, v)
 
-    return with_attention(model, "blade_record", cross_attention=watch)
+        return watch
+
+    return with_attention(model, "blade_record", self_attention=shown_to(recorder.look), cross_attention=shown_to(recorder.add))

@@ -23,10 +23,12 @@ SELF = KeyFrames(("self",))
 
 @dataclass(frozen=True)
 class FramePass:
-    """What a patch inside the model can know of the rows before it. clip: the place of each row's frame in the clip."""
+    """What a patch inside the model can know of the rows before it. clip: the place of each row's frame in the clip. size: height and width
+    of the whole latent, of which a row may show a part (an area, a tile)."""
 
     batch: FrameBatch
     clip: tuple[int, ...]
+    size: tuple[int, ...]
     model_sampling: Any
     carried: CarriedKeys
     turns: Counter = field(default_factory=Counter)
@@ -68,7 +70,7 @@ def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
                 part = (conds, x, timestep)
             else:
                 part = (rows_of_all_conds(conds, rows, frames), rows_of(x, rows), repeated_rows(timestep, rows))
-            passing = FramePass(batch, tuple(window[row] for row in rows), inner.model_sampling, carried)
+            passing = FramePass(batch, tuple(window[row] for row in rows), tuple(x.shape[-2:]), inner.model_sampling, carried)
             batch_options = {**options, KEY: passing}
             if len(batches) > 1:  # as AnimateDiff-Evolved tells of its windows: IPAdapter takes its frames' embeddings by sub_idxs
                 batch_options["ad_params"] = {"sub_idxs": rows, "full_length": frames}

@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
@@ -103,6 +104,17 @@ class Watch:
         model = model.clone()
         model.model_options.setdefault("transformer_options", {})[WATCH] = self
         return model
+
+
+def frame_ticks(whole: int) -> Callable[[], None]:
+    """A function for a room to call after each of so many frames: moves the progress bar, and ends the work where the artist cancels."""
+    bar = comfy.utils.ProgressBar(whole)
+
+    def tick() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return tick
 
 
 def show_in_node(sentence: str, node_id: str | None) -> None:

@@ -12,6 +12,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 from torch import Tensor
 
+from ..attention.words import PromptWords
+from .words import KEY
+
 
 def unet_family(model) -> str:
     """ "eps" or "v". Raises ValueError for a MODEL that is no image U-Net predicting either."""
@@ -62,9 +65,9 @@ def solver_function(name: str) -> Callable[..., Tensor]:
     return comfy.samplers.sampler_object(name).sampler_function
 
 
-def positive_uuids(model) -> set:
-    """Ids by which this run's positive conds can be recognised in a batch. `model` is what a sampler function is given."""
-    return {cond["uuid"] for cond in model.inner_model.conds["positive"]}
+def positive_uuids(model, words: PromptWords) -> set:
+    """Ids by which this run's positive conds with these words can be recognised in a batch. `model` is what a sampler function is given."""
+    return {cond["uuid"] for cond in model.inner_model.conds["positive"] if cond.get(KEY) == words}
 
 
 def run_sampler(model, function: Callable[..., Tensor], sigmas: Tensor, positive, negative, cfg: float, latent: Tensor) -> Tensor:

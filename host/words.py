@@ -2,31 +2,79 @@
 
 from __future__ import annotations
 
-from ..attention.words import PromptWords, read_words
+import copy
+
+from ..attention.words import CHUNK, INVERSION, WORD_END, PromptWords, read_words
 
 KEY = "blade_words"
+CLIPS = {"l", "g", "h"}  # ComfyUI's names of the text encoders of SD1.5, SD2.x and SDXL
 
 
 def encode_prompt(clip, text: str) -> list:
-    """CONDITIONING as core's CLIPTextEncode makes it, with the prompt's words beside it."""
+    """CONDITIONING as core's CLIPTextEncode makes it, with the prompt's words beside it.
+
+    Raises ValueError as `tokenised_words` and `refuse_foreign_inversions` do."""
     tokens = clip.tokenize(text)
-    conditioning = clip.encode_from_tokens_scheduled(tokens)
     words = tokenised_words(clip, text, tokens)
+    refuse_foreign_inversions(clip, tokens)
+    conditioning = clip.encode_from_tokens_scheduled(tokens)
     return [[embedding, {**options, KEY: words}] for embedding, options in conditioning]
 
 
 def tokenised_words(clip, text: str, tokens: dict) -> PromptWords:
     """Words and columns. SDXL's two encoders share one tokenisation, so that of the first ("l", else the only one) serves both.
 
-    Raises ValueError for text encoders that are not CLIP: their words end differently."""
-    name = "l" if "l" in tokens else next(iter(tokens))
-    tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
-    if tokenizer is None or not hasattr(tokenizer, "inv_vocab"):
+    Raises ValueError for text encoders that are not CLIP (their words end differently) or take more than 77 tokens."""
+    tokenizers = {name: getattr(clip.tokenizer, f"clip_{name}", None) for name in tokens}
+    if not set(tokens) <= CLIPS or any(
+        not hasattr(tokenizers[name], "inv_vocab") or any(len(chunk) != CHUNK for chunk in tokens[name]) for name in tokens
+    ):
         raise ValueError(
-            f"the CLIP's text encoder ({name}) is not a CLIP one, so its words cannot be found. Use the CLIP of an SD1.5, SD2.x or SDXL checkpoint."
+            f"the CLIP's text encoder ({', '.join(tokens)}) is not a CLIP one of {CHUNK} tokens, so its words cannot be found. "
+            "Use the CLIP of an SD1.5, SD2.x or SDXL checkpoint."
         )
-    chunks = [[pair[0] for pair in chunk] for chunk in tokens[name]]
-    return read_words(text, chunks, tokenizer.inv_vocab.__getitem__)
+    name = "l" if "l" in tokens else next(iter(tokens))
+    ids = [[pair[0] for pair in chunk] for chunk in tokens[name]]
+    has_vectors = any(not isinstance(token, int) for chunk in ids for token in chunk)
+    vectors = iter(spell_inversions(tokenizers[name], text) if has_vectors else [])
+    vocabulary = tokenizers[name].inv_vocab
+    return read_words(text, [[vocabulary[token] if isinstance(token, int) else next(vectors) for token in chunk] for chunk in ids])
+
+
+def refuse_foreign_inversions(clip, tokens: dict) -> None:
+    """Raises ValueError for textual inversions whose vectors another model's encoder takes.
+
+    ComfyUI leaves such vectors out, which moves the columns of all that follows, for SDXL in one encoder only."""
+    for name, chunks in tokens.items():
+        widths = [vector.shape[-1] for chunk in chunks for vector, *_ in chunk if not isinstance(vector, int)]
+        width = getattr(clip.cond_stage_model, f"clip_{name}").transformer.get_input_embeddings().weight.shape[-1] if widths else 0
+        for found in widths:
+            if found != width:
+                raise ValueError(
+                    f"the prompt has an embedding whose vectors hold {found} numbers, and this CLIP's encoder {name} takes {width}. "
+                    "Use embeddings made for the checkpoint's family."
+                )
+
+
+def spell_inversions(tokenizer, text: str) -> list[str]:
+    """What read_words takes for each textual-inversion vector of a prompt, in order: nothing, and the name for an inversion's last.
+
+    ComfyUI's tokens are vectors without a name, and it leaves out those that it cannot load, so a copy of its tokenizer is
+    overheard while it loads them."""
+    pieces: list[str] = []
+
+    def overhear(name: str, *args, **kwargs):
+        vectors, leftover = tokenizer._try_get_embedding(name, *args, **kwargs)
+        if vectors is not None:
+            count = 1 if vectors.ndim == 1 else len(vectors)
+            # As ComfyUI does: the name ends at white space, and commas after it are text.
+            pieces.extend([""] * (count - 1) + [INVERSION + name.split()[0].strip(",").lower() + WORD_END])
+        return vectors, leftover
+
+    listener = copy.copy(tokenizer)
+    listener._try_get_embedding = overhear
+    listener.tokenize_with_weights(text)
+    return pieces
 
 
 def words_of(conditioning: list) -> PromptWords | None:

@@ -28,7 +28,7 @@ def warp_error(frames: np.ndarray, flow: np.ndarray, masks: np.ndarray) -> np.nd
     height, width = masks.shape[1:]
     errors = []
     for index, (field, mask) in enumerate(zip(flow, masks, strict=False)):
-        x, y = _places(field)
+        x, y = places(field)
         inside = (mask > 0.5) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
         if not inside.any():
             raise ValueError(f"warp_error: the mask of frame {index} has no pixel that stays in the picture: leave the frame out.")
@@ -70,7 +70,7 @@ def outline_flicker(found: np.ndarray, flow: np.ndarray) -> float:
     soft = found.astype(np.float32)
     steps = []
     for now, then, field in zip(soft, soft[1:], flow, strict=False):
-        carried = cv2.remap(then, *_places(field), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        carried = cv2.remap(then, *places(field), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         union = np.maximum(now, carried).sum()
         seen = now.any() and then.any()
         steps.append(1 - np.minimum(now, carried).sum() / union if seen else 1.0)
@@ -81,7 +81,7 @@ def _as_float(frame: np.ndarray) -> np.ndarray:
     return frame.astype(np.float32) / (255 if frame.dtype == np.uint8 else 1)
 
 
-def _places(field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def places(field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where a flow field takes each pixel: its columns and its rows, as cv2.remap wants them. float32 [height, width] each"""
     rows, columns = np.indices(field.shape[:2])
     return (field[..., 0] + columns).astype(np.float32), (field[..., 1] + rows).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from comfy_api.latest import io
 
 from ..host.fingerprint import difference, patches_of, same_weights, weights_sample
@@ -52,3 +53,15 @@ def check_model(node: str, model, trajectory: Trajectory) -> str:
     changed = difference(trajectory.origin.patches, patches_of(model)) if len(trajectory.origin.weights) else ""
     warning = f"Warning: the model is not patched as the one that inverted the clip ({changed}), so the edit may drift from it."
     return warning if changed else ""
+
+
+def clip_mask(mask: torch.Tensor, frames: int, height: int, width: int) -> torch.Tensor:
+    """An artist's MASK for every frame of a clip, [frames, height, width] fp32 on the CPU. Raises ValueError where it does not fit the clip."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    if tuple(mask.shape[-2:]) != (height, width):
+        raise ValueError(
+            f"it is {mask.shape[-1]}x{mask.shape[-2]} pixels, but the clip is {width}x{height}. Resize the mask to the clip's size."
+        )
+    if len(mask) not in (1, frames):
+        raise ValueError(f"it has {len(mask)} frames, but the trajectory has {frames}. Give one mask, or one for each frame.")
+    return mask.expand(frames, -1, -1)

@@ -156,14 +156,15 @@ class DDIMInvert(io.ComfyNode):
                 exact_clip.copy_(x)
             if recorder is not None and record is not None:
                 if found := recorder.finish():
-                    record.add(*found, steps, room.empty)
+                    record.add(found, steps, room.empty)
                 if level < steps:
                     recorder.begin(float(rising[level + 1]))
 
         conds: set = set()
 
         def function(model, x, sigmas, extra_args, callback, disable):
-            conds.update(positive_uuids(model))
+            if words is not None:
+                conds.update(positive_uuids(model, words))
             with naming(TITLE, "model"):
                 return invert_ddim(
                     model, x, sigmas, extra_args, callback, disable,

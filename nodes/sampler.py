@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from comfy_api.latest import io
 
-from ..attention.masks import grow_mask, record_heat, spans, to_latent_mask
-from ..attention.online import OnlineMask
+from ..attention.heat import WordsHeat, record_heat, spans
+from ..attention.masks import MATTES, grow_mask, to_latent_mask
+from ..attention.online import OnlineMask, widened
 from ..attention.record import MapRecorder, recorded_sizes
-from ..attention.words import PromptWords, changed_columns
+from ..attention.words import Phrase, PromptWords, changed_columns
 from ..blending.blend import CALLS_PER_STEP, check_solver, sample_blended
 from ..blending.consensus import Consensus, object_places
 from ..host.attention import record_cross_attention
@@ -17,10 +20,11 @@ from ..host.job import Job
 from ..host.sampling import latent_out, percent_to_sigma, positive_uuids, run_sampler, solver_function
 from ..host.words import words_of
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, check_model, naming
+from .common import CATEGORY, CELL, TrajectorySocket, check_model, clip_mask, naming
 
 TITLE = "Blended Sampler (BLADE)"
 PIXELS, CELLS = "pixels", "latent cells"
+ALONE = "alone"
 
 
 class BlendedSampler(io.ComfyNode):
@@ -61,14 +65,23 @@ class BlendedSampler(io.ComfyNode):
                 io.String.Input(
                     "source_words",
                     default="",
-                    tooltip="Words of the source prompt whose place is edited, separated by commas. Empty: the words that change.",
+                    tooltip='Words of the source prompt whose place is edited, written as in Cross-Attention Mask: "red car, -road, wheels:0.5, car#2". '
+                    "Empty: the words that change.",
                 ),
                 io.String.Input(
                     "target_words",
                     default="",
-                    tooltip="Words of the target prompt that may widen the mask, separated by commas. Empty: the words that change.",
+                    tooltip="Words of the target prompt that may widen the mask, written the same way. Empty: the words that change.",
                 ),
                 io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
+                io.Int.Input(
+                    "widen",
+                    default=0,
+                    min=0,
+                    max=256,
+                    tooltip="Widens the mask by so many pixels more at the first step, falling to none at the last. For thin things, which hardly "
+                    "cover a latent cell of 8x8 pixels: try 8.",
+                ),
                 io.Float.Input(
                     "consensus",
                     default=1.0,
@@ -94,8 +107,15 @@ class BlendedSampler(io.ComfyNode):
                     tooltip="Size of the mask that comes out: the clip's pixels, or the latent's cells (8x8 pixels each), which for clips of "
                     "thousands of frames saves 98 % of its memory.",
                 ),
+                io.Combo.Input(
+                    "mask_mode",
+                    options=[ALONE, *MATTES],
+                    default=ALONE,
+                    tooltip="What a connected mask does. alone: it is the mask, and the words are not used. limit, add, subtract: the words draw the "
+                    "mask, which stays inside it, is joined with it, or keeps out of it.",
+                ),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="A mask of your own: one for the clip or one a frame. The words are not used then."
+                    "mask", optional=True, tooltip="A mask of your own, or Cross-Attention Mask's: one for the clip or one a frame."
                 ),
             ],
             outputs=[
@@ -119,9 +139,11 @@ class BlendedSampler(io.ComfyNode):
         source_words: str,
         target_words: str,
         grow: int,
+        widen: int = 0,
         consensus: float = 1.0,
         consensus_until: float = 0.8,
         mask_size: str = PIXELS,
+        mask_mode: str = ALONE,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         with naming(TITLE, "sampler_name"):
@@ -133,24 +155,29 @@ class BlendedSampler(io.ComfyNode):
         height, width = (side * CELL for side in latent_size)
 
         conds: set = set()
-        recorder = None
+        recorder = online = None
         if mask is not None:
-            pixel_mask = fixed_mask(mask, trajectory.frames, height, width, grow)
-            latent_mask = to_latent_mask(pixel_mask, *latent_size)
-            mask_at = lambda step: latent_mask  # noqa: E731
+            with naming(TITLE, "mask"):
+                mask = clip_mask(mask, trajectory.frames, height, width)
+        if mask is not None and mask_mode == ALONE:
+            pixel_mask = grow_mask(mask, grow)
+            mask_at = widening(pixel_mask, widen, len(sigmas) - 1, latent_size)
             # A mask that stands still says nothing of how the object in it moves.
             places = None if torch.equal(pixel_mask, pixel_mask[:1].expand_as(pixel_mask)) else object_places([pixel_mask])
         else:
             source, words, aim = words_to_edit(trajectory, target, source_words, target_words)
             recorder = MapRecorder(words, recorded_sizes(*latent_size), trajectory.frames)
             heat = record_heat(trajectory.record, source, height, width)
-            online = OnlineMask(heat, recorder, aim, sigmas, (latent_size[0], latent_size[1]), grow)
+            online = OnlineMask(
+                heat, recorder, WordsHeat(aim, height, width), sigmas, (latent_size[0], latent_size[1]), grow, widen, mask, mask_mode
+            )
             mask_at = online.at_step
             places = object_places(online.source_masks())
         agree = Consensus(places, consensus, percent_to_sigma(model, consensus_until)) if consensus and places is not None else None
 
         def function(model, x, sigmas, extra_args, callback, disable):
-            conds.update(positive_uuids(model))
+            if recorder is not None:
+                conds.update(positive_uuids(model, recorder.words))
             return sample_blended(
                 model,
                 trajectory.at(sigmas[0]).to(x, copy=True),  # a solver may write into its latent
@@ -172,30 +199,27 @@ class BlendedSampler(io.ComfyNode):
             record_cross_attention(in_frame_batches(model), recorder, conds)
         )
         samples = run_sampler(patched, function, sigmas, target, negative, cfg, latent_out(model, trajectory.clip))
-        if mask_size == CELLS:
-            used = latent_mask[:, 0] if mask is not None else online.cells[:, 0]
+        if online is None:
+            used = to_latent_mask(pixel_mask, *latent_size)[:, 0] if mask_size == CELLS else pixel_mask
+        elif mask_size == CELLS:
+            used = online.cells[:, 0]
         else:
-            used = pixel_mask if mask is not None else torch.cat([online.pixels(span) for span in spans(trajectory.frames)])
+            used = torch.cat([online.pixels(span) for span in spans(trajectory.frames)])
         return io.NodeOutput({"samples": samples}, used)
 
 
-def fixed_mask(mask: torch.Tensor, frames: int, height: int, width: int, grow: int) -> torch.Tensor:
-    """An artist's mask for every frame, [frames, height, width]."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
-    with naming(TITLE, "mask"):
-        if tuple(mask.shape[-2:]) != (height, width):
-            raise ValueError(
-                f"it is {mask.shape[-1]}x{mask.shape[-2]} pixels, but the clip is {width}x{height}. Resize the mask to the clip's size."
-            )
-        if len(mask) not in (1, frames):
-            raise ValueError(f"it has {len(mask)} frames, but the trajectory has {frames}. Give one mask, or one for each frame.")
-    return grow_mask(mask.expand(frames, -1, -1), grow)
+def widening(mask: torch.Tensor, pixels: int, steps: int, latent_size: tuple[int, int]) -> Callable[[int], torch.Tensor]:
+    """A fixed mask by step, on the latent grid."""
+    if not pixels:
+        cells = to_latent_mask(mask, *latent_size)
+        return lambda step: cells
+    return lambda step: to_latent_mask(grow_mask(mask, widened(pixels, step, steps)), *latent_size)
 
 
 def words_to_edit(
     trajectory: Trajectory, target, source_words: str, target_words: str
-) -> tuple[tuple[int, ...], PromptWords, tuple[int, ...]]:
-    """The words that say where to edit: columns of the source prompt; the target prompt's words, and columns of those."""
+) -> tuple[tuple[Phrase, ...], PromptWords, tuple[Phrase, ...]]:
+    """The words that say where to edit: phrases of the source prompt; the target prompt's words, and phrases of those."""
     record, goal = trajectory.record, words_of(target)
     if record is None:
         raise ValueError(
@@ -208,15 +232,15 @@ def words_to_edit(
         )
     if source_words.strip():
         with naming(TITLE, "source_words"):
-            source = record.words.find_all(source_words)
+            source = record.words.choose(source_words)
     if target_words.strip():
         with naming(TITLE, "target_words"):
-            aim = goal.find_all(target_words)
+            aim = goal.choose(target_words)
     if not source_words.strip() or not target_words.strip():
         with naming(TITLE, "target"):
-            changed_source, changed_target = changed_columns(record.words, goal)
-        source = source if source_words.strip() else changed_source
-        aim = aim if target_words.strip() else changed_target
+            changed = [(Phrase("the words that change", columns),) if columns else () for columns in changed_columns(record.words, goal)]
+        source = source if source_words.strip() else changed[0]
+        aim = aim if target_words.strip() else changed[1]
     if not source:
         raise ValueError(
             f"{TITLE}, input source_words: the target prompt only adds words, so none of the source prompt says where to edit. "

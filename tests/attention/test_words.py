@@ -1,22 +1,14 @@
 import pytest
 
-from blade.attention.words import changed_columns, read_words
+from blade.attention.words import Phrase, PromptWords, changed_columns, read_words
 
-START, END = 1, 2
+START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def prompt(text, pieces, padding=END):
-    """A prompt of one chunk from pieces such as "sports</w>"; unknown tokens (None) stand for textual inversions."""
-    names = {START: "<|startoftext|>", END: "<|endoftext|>", 0: "!</w>"}
-    ids = []
-    for piece in pieces:
-        if piece is None:
-            ids.append(object())
-            continue
-        names[len(names) + 10] = piece
-        ids.append(len(names) + 9)
-    chunk = [START, *ids, END] + [padding] * (75 - len(ids))
-    return read_words(text, [chunk], names.__getitem__)
+def prompt(text, pieces=None, padding=END):
+    """A prompt of one chunk from pieces such as "sports</w>", or of the text's words."""
+    pieces = [word + "</w>" for word in text.lower().split()] if pieces is None else pieces
+    return read_words(text, [[START, *pieces, END] + [padding] * (75 - len(pieces))])
 
 
 CAR = prompt("A red Sports car, shiny", ["a</w>", "red</w>", "sports</w>", "car</w>", ",</w>", "shi", "ny</w>"])
@@ -40,10 +32,6 @@ def test_every_occurrence_counts():
     assert prompt("cat cat", ["cat</w>", "cat</w>"]).find("cat") == (1, 2)
 
 
-def test_several_phrases_are_united():
-    assert CAR.find_all("car, red") == (2, 4)
-
-
 def test_a_part_of_a_word_is_not_the_word():
     with pytest.raises(ValueError):
         CAR.find("shi")
@@ -54,27 +42,146 @@ def test_a_missing_word_is_named_with_the_prompts_words_and_the_nearest():
         CAR.find("cat")
 
 
-@pytest.mark.parametrize("phrases", ["", " , "])
-def test_no_word_at_all_is_refused(phrases):
-    with pytest.raises(ValueError, match="no word was given"):
-        CAR.find_all(phrases)
-
-
 def test_padding_by_zero_is_no_word():
     """SD2's and SDXL's second tokenizer pad with "!"."""
-    assert [word.text for word in prompt("cat", ["cat</w>"], padding=0).words] == ["cat"]
+    assert [word.text for word in prompt("cat", ["cat</w>"], padding="!</w>").words] == ["cat"]
 
 
-def test_textual_inversions_keep_the_other_words_columns():
-    assert prompt("embedding:x cat", [None, None, "cat</w>"]).find("cat") == (3,)
-
-
-def test_a_second_chunks_columns_follow_the_firsts():
-    names = {START: "<|startoftext|>", END: "<|endoftext|>", 5: "cat</w>"}
-    chunk = [START, 5, END] + [END] * 74
-    words = read_words("cat cat", [chunk, chunk], names.__getitem__)
-    assert words.find("cat") == (1, 78)
+def test_a_word_goes_on_in_the_next_chunk():
+    chunks = [[START, "a</w>", *["x</w>"] * 73, "shi", END], [START, "ny</w>", "cat</w>", *[END] * 74]]
+    words = read_words("a ... shiny cat", chunks)
+    assert words.find("shiny") == (75, 78)
+    assert words.find("cat") == (79,)
     assert words.length == 154
+
+
+def test_letters_beyond_ascii_are_read_from_the_vocabularys_bytes():
+    cafe = prompt("Café", ["caf", "Ã©</w>"])
+    assert [word.text for word in cafe.words] == ["café"]
+    assert cafe.find("CAFÉ") == cafe.find("CAFE\u0301") == (1, 2)
+
+
+TWO = prompt("a red car, a road, a red car and a blue car", [
+    "a</w>", "red</w>", "car</w>", ",</w>", "a</w>", "road</w>", ",</w>", "a</w>", "red</w>", "car</w>", "and</w>", "a</w>", "blue</w>", "car</w>"
+])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "chosen"),
+    [
+        ("Road", [("Road", (6,), 1.0)]),
+        ("blue car, road", [("blue car", (13, 14), 1.0), ("road", (6,), 1.0)]),
+        (" , road ,, ", [("road", (6,), 1.0)]),
+        ("(road:0.5)", [("road", (6,), 0.5)]),
+        ("road : 2", [("road", (6,), 2.0)]),
+        ("(road)", [("road", (6,), 1.0)]),
+        ("car#2", [("car", (10,), 1.0)]),
+        ("red car #2", [("red car", (9, 10), 1.0)]),
+        ("(-road:-0.5)", [("road", (6,), 0.5)]),
+        ("blue car, car#2", [("blue car", (13, 14), 1.0), ("car", (10,), 1.0)]),
+    ],
+)
+def test_phrases_are_chosen_with_weight_and_occurrence(written, chosen):
+    assert TWO.choose(written) == tuple(Phrase(*phrase) for phrase in chosen)
+
+
+@pytest.mark.parametrize("road", ["-road:0.5", "-(road:0.5)", "(-road:0.5)", "road:-0.5", "- road#1:0.5", "-(road#1:0.5)"])
+def test_a_sign_pushes_the_mask_away_wherever_it_stands(road):
+    assert TWO.choose(f"car#1, {road}") == (Phrase("car", (3,)), Phrase("road", (6,), -0.5))
+
+
+def test_a_sign_alone_is_a_weight_of_minus_one():
+    assert TWO.choose("blue, -road")[1].weight == -1.0
+
+
+@pytest.mark.parametrize(
+    ("phrase", "pieces"),
+    [
+        ("t-shirt", ["t</w>", "-</w>", "shirt</w>"]),
+        ("X-ray", ["x</w>", "-</w>", "ray</w>"]),
+        ("16:9", ["1</w>", "6</w>", ":</w>", "9</w>"]),
+        ("no#2", ["no</w>", "#</w>", "2</w>"]),
+    ],
+)
+def test_marks_of_the_prompt_itself_belong_to_the_word(phrase, pieces):
+    words = prompt(f"a {phrase}", ["a</w>", *pieces])
+    columns = tuple(range(2, 2 + len(pieces)))
+    assert words.choose(phrase) == (Phrase(phrase, columns),)
+    assert words.choose(f"a, -({phrase}#1:0.5)")[1] == Phrase(phrase, columns, -0.5)
+
+
+def test_a_number_in_the_prompt_is_not_taken_for_a_weight_or_an_occurrence():
+    words = prompt("car 2 car")
+    assert words.choose("car:2, car#2") == (Phrase("car", (1, 3), 2.0), Phrase("car", (3,)))
+
+
+def test_overlapping_occurrences_are_counted_each():
+    words = prompt("very very very big")
+    assert words.find("very very") == (1, 2, 3)
+    assert words.choose("very very#2")[0].columns == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("", "no word was given"),
+        (" , ", "no word was given"),
+        ("car, raod", r"'raod' is not in the prompt.*Did you mean 'road'"),
+        ("-", "'' is not in the prompt"),
+        ("car#4", r"'car' occurs 3 times.*no car#4"),
+        ("road#2", r"'road' occurs once"),
+        ("car#0", r"Count them from 1"),
+        ("car#two", r"'two' is no occurrence of 'car'"),
+        ("road:0", r"'0' is no weight for 'road'"),
+        ("road:half", r"'half' is no weight.*Its words are: a, red"),
+        ("road:", r"'' is no weight"),
+        ("road:nan", "finite number"),
+        ("(road:inf)", "finite number"),
+        ("(car, road:0.5)", "Put them around one phrase"),
+        ("-road, car:-2", "Add a word that it is drawn towards"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused_with_what_to_do(written, message):
+    with pytest.raises(ValueError, match=message):
+        TWO.choose(written)
+
+
+INVERSIONS = prompt("embedding:MyCar-v2 on a road, embedding:road", [
+    "", "", "embedding:mycar-v2</w>", "on</w>", "a</w>", "road</w>", ",</w>", "embedding:road</w>"
+])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "columns", "weight"),
+    [
+        ("embedding:mycar-v2", (1, 2, 3), 1.0),
+        ("(Embedding:MyCar-v2:1.2)", (1, 2, 3), 1.2),
+        ("mycar-v2", (1, 2, 3), 1.0),
+        ("mycar-v2 on", (1, 2, 3, 4), 1.0),
+        ("embedding:mycar-v2#1", (1, 2, 3), 1.0),
+        ("road", (6,), 1.0),
+        ("embedding:road", (8,), 1.0),
+    ],
+)
+def test_a_textual_inversion_is_a_word_with_or_without_its_prefix(written, columns, weight):
+    (phrase,) = INVERSIONS.choose(written)
+    assert (phrase.columns, phrase.weight) == (columns, weight)
+
+
+def test_an_inversion_that_comfyui_left_out_is_said_so():
+    words = prompt("a embedding:mycar on grass", ["a</w>", "on</w>", "grass</w>"])
+    for written in ("mycar", "embedding:mycar", "(embedding:mycar:0.5)"):
+        with pytest.raises(ValueError, match="left out the embedding 'mycar'"):
+            words.choose(written)
+
+
+def test_part_of_an_inversions_name_is_not_taken_for_one_left_out():
+    with pytest.raises(ValueError, match="Did you mean 'mycar-v2'"):
+        INVERSIONS.choose("mycar")
+
+
+def test_words_of_inversions_return_from_json():
+    assert PromptWords.from_description(INVERSIONS.describe()) == INVERSIONS
 
 
 def test_changed_words_are_those_that_differ():

@@ -31,6 +31,10 @@ def test_all_parts_run_in_their_order_and_a_missed_goal_ends_with_2(monkeypatch,
     assert parts == [("one", tmp_path, tmp_path / "out", False), ("two", tmp_path, tmp_path / "out", False)]
 
 
+def test_the_usage_names_every_part_in_its_order() -> None:
+    assert f"[--only {','.join(speed.PARTS)}]" in speed.__doc__
+
+
 def test_only_the_named_parts_run(monkeypatch, parts) -> None:
     assert run(monkeypatch, "--only", "one", "--quick") == 0
     assert [(name, quick) for name, _, _, quick in parts] == [("one", True)]

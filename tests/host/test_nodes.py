@@ -40,7 +40,7 @@ def nodes(comfy):
             return node.execute(model, *chosen, anchor_every, strength, blocks, *percent, batch_frames).result[0]
 
         invert = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.invert.DDIMInvert.execute)(*a, **k).result[0])
-        mask = staticmethod(lambda *a: blade.nodes.mask.CrossAttentionMask.execute(*a).result)
+        mask = staticmethod(lambda *a, **k: blade.nodes.mask.CrossAttentionMask.execute(*a, **k).result)
         sampler = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.sampler.BlendedSampler.execute)(*a, **k).result)
 
     return Nodes
@@ -91,7 +91,7 @@ def test_a_model_is_the_same_before_and_after_all_our_nodes(comfy, loaded, nodes
     before = stock(comfy, model, target, negative, latent)
     patched = nodes.temporal(model, "self", "middle")
     trajectory = nodes.invert(patched, source, {"samples": latent}, STEPS)
-    nodes.mask(trajectory, "circle", 0.0, 0)
+    nodes.mask(trajectory, "circle")
     nodes.sampler(patched, target, negative, trajectory, STEPS, 7.5, "euler", 1.0, "", "", 0)
     assert torch.equal(stock(comfy, model, target, negative, latent), before)
     assert model.model_options == options
@@ -207,7 +207,7 @@ def test_the_mask_that_draws_itself_lies_on_the_object(loaded, nodes, inverted):
 
 def blended(nodes, clip, patched, trajectory, consensus=1.0, until=0.8, mask_size="pixels", **mask):
     return nodes.sampler(patched, nodes.prompt(clip, "a blue circle on grass"), nodes.prompt(clip, ""), trajectory, STEPS, 7.5, "euler", 1.0,
-                         "red circle", "blue circle", 0, consensus, until, mask_size, **mask)  # fmt: skip
+                         "red circle", "blue circle", 0, consensus=consensus, consensus_until=until, mask_size=mask_size, **mask)  # fmt: skip
 
 
 def test_consensus_changes_the_object_and_not_what_is_around_it(loaded, nodes, inverted):
@@ -320,7 +320,7 @@ def test_a_latent_that_is_no_clip_is_refused(loaded, nodes, samples, sentence):
 
 def test_a_word_that_is_not_in_the_prompt_is_refused_with_the_words(nodes, inverted):
     with pytest.raises(ValueError, match="Cross-Attention Mask.*input words.*'square'.*a, red, circle, on, grass"):
-        nodes.mask(inverted[1], "square", 0.0, 0)
+        nodes.mask(inverted[1], "square")
 
 
 def test_a_flow_model_is_refused_by_name(comfy, nodes):

@@ -1,0 +1,126 @@
+"""From recorded maps of words to one heat map a frame, at pixel size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .record import CrossAttentionRecord, LevelMaps, Maps, pick_columns, signal_share
+from .words import Phrase, PromptWords
+
+SPAN = 32  # frames whose heat is looked at together at pixel size: a whole long clip's would not fit
+
+
+def spans(frames: int) -> list[slice]:
+    return [slice(start, min(start + SPAN, frames)) for start in range(0, frames, SPAN)]
+
+
+class HeatMap:
+    """A running, weighted mean of one phrase's maps. Kept at the maps' own sizes; pixels are made for the frames that are asked for.
+
+    Resolutions count equally."""
+
+    def __init__(self, height: int, width: int):
+        self.size, self.weight = (height, width), 0.0
+        self.totals: Maps = {}
+
+    def add(self, maps: Maps, weight: float) -> None:
+        """Adds maps, per resolution [frames, h, w]."""
+        for size, picked in maps.items():
+            self.totals[size] = self.totals[size] + weight * picked if size in self.totals else weight * picked
+        self.weight += weight
+
+    def __len__(self) -> int:
+        return len(next(iter(self.totals.values()), ()))
+
+    def at(self, frames: slice) -> Tensor:
+        """Unnormalised heat of some frames. [frames, height, width]"""
+        return torch.stack([resize(total[frames], self.size) for total in self.totals.values()]).mean(0)
+
+    def scale(self) -> tuple[float, float]:
+        """The least and the greatest heat of the clip."""
+        if not self.totals:
+            raise ValueError("no cross-attention maps have been recorded for these words.")
+        extremes = [torch.aminmax(self.at(span)) for span in spans(len(self))]
+        return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
+
+    def normalised(self, frames: slice, scale: tuple[float, float]) -> Tensor:
+        """Heat of some frames on a scale from 0 to 1 that is the whole clip's, so that a frame without the object stays dark."""
+        low, high = scale
+        return (self.at(frames) - low) / max(high - low, 1e-12)
+
+
+class WordsHeat:
+    """The heat of several phrases as one, 0..1: the greatest of those that are wanted, less the greatest of those that are not.
+
+    Each phrase is first brought to its own scale from 0 to 1, then times its weight."""
+
+    def __init__(self, phrases: Sequence[Phrase], height: int, width: int):
+        self.phrases, self.size = tuple(phrases), (height, width)
+        self.parts = [HeatMap(height, width) for _ in self.phrases]
+        self.scales: list[tuple[float, float]] = []
+
+    def add(self, words: PromptWords, maps: Maps, weight: float) -> None:
+        """Adds the maps of all of a prompt's tokens, per resolution [frames, tokens, h, w]."""
+        for phrase, part in zip(self.phrases, self.parts, strict=True):
+            part.add(pick_columns(maps, words, phrase.columns), weight)
+        self.scales = []
+
+    @property
+    def weight(self) -> float:
+        return max((part.weight for part in self.parts), default=0.0)
+
+    def __len__(self) -> int:
+        return max(map(len, self.parts), default=0)
+
+    def of_phrases(self, frames: slice) -> Tensor:
+        """Each phrase's own heat in some frames, 0..1, without its weight. [phrases, frames, height, width]
+
+        Raises ValueError where nothing has been recorded."""
+        self.scales = self.scales or [part.scale() for part in self.parts]
+        return torch.stack([part.normalised(frames, scale) for part, scale in zip(self.parts, self.scales, strict=True)])
+
+    def at(self, frames: slice) -> Tensor:
+        """Heat of some frames. [frames, height, width]"""
+        weights = torch.tensor([phrase.weight for phrase in self.phrases])[:, None, None, None]
+        weighted = weights * self.of_phrases(frames)
+        heat = weighted.clamp(min=0).amax(0) + weighted.clamp(max=0).amin(0)
+        return heat.clamp(0, 1)
+
+
+def record_heat(record: CrossAttentionRecord, phrases: Sequence[Phrase], height: int, width: int) -> WordsHeat:
+    """Heat of some phrases over a whole record: of the maps that were spread along self-attention, where there are such, else of
+    every level's, by its share of signal."""
+    heat = WordsHeat(phrases, height, width)
+    if record.spread:
+        heat.add(record.words, record.spread, 1.0)
+        return heat
+    for sigma, maps in zip(record.sigmas, record.levels, strict=True):
+        heat.add(record.words, maps, signal_share(sigma))
+    return heat
+
+
+def level_heat(record: CrossAttentionRecord, level: int, phrases: Sequence[Phrase], height: int, width: int) -> WordsHeat:
+    """Heat of some phrases at one noise level alone."""
+    heat = WordsHeat(phrases, height, width)
+    heat.add(record.words, record.levels[level], 1.0)
+    return heat
+
+
+def add_level(heat: WordsHeat, words: PromptWords, found: LevelMaps) -> None:
+    """Adds what a recorder saw at a level, spread where it was, by the level's share of signal."""
+    heat.add(words, found.maps if found.spread is None else found.spread, signal_share(found.sigma))
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """[frames, h, w] to [frames, *size], bicubic as DAAM does, never below zero."""
+    return F.interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0].clamp(min=0)
+
+
+def histogram(heat: Tensor) -> np.ndarray:
+    """How often each of 256 steps of heat occurs. heat: values in 0..1, of any shape; returns [256]."""
+    return np.bincount((heat.flatten() * 255).byte().numpy(), minlength=256)
