@@ -51,6 +51,7 @@ def draw_mask(
     mask = inside(warmth, threshold, reached)
     if frames is not None and rule.edges:
         mask = along_motion(frames, cut_along_edges(frames, warmth, mask, threshold, tick), rule.smoothing, tick)
+        mask = (2 * mask - 0.5).clamp(0, 1)  # soft at the outline only: what one frame alone sees or misses is outvoted
     mask = keep_largest(mask, rule.objects)
     if rule.holes:
         mask = fill_holes(mask)

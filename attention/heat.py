@@ -51,7 +51,7 @@ class HeatMap:
     def normalised(self, frames: slice, scale: tuple[float, float]) -> Tensor:
         """Heat of some frames on a scale from 0 to 1 that is the whole clip's, so that a frame without the object stays dark."""
         low, high = scale
-        return (self.at(frames) - low) / max(high - low, 1e-12)
+        return ((self.at(frames) - low) / max(high - low, 1e-4 * high, 1e-12)).clamp(0, 1)
 
 
 class WordsHeat:
@@ -101,6 +101,8 @@ def record_heat(record: CrossAttentionRecord, phrases: Sequence[Phrase], height:
         return heat
     for sigma, maps in zip(record.sigmas, record.levels, strict=True):
         heat.add(record.words, maps, signal_share(sigma))
+    if not heat.weight:
+        raise ValueError("no cross-attention maps have been recorded for these words.")
     return heat
 
 

@@ -100,7 +100,7 @@ class CrossAttentionRecord:
     levels: list[Maps] = field(default_factory=list)
     stores: Maps = field(default_factory=dict)
     spread: Maps = field(default_factory=dict)
-    spread_weight: float = 0.0
+    spread_weights: dict[Size, float] = field(default_factory=dict)
 
     def add(self, found: LevelMaps, levels: int, empty: Callable[[tuple[int, ...], torch.dtype], Tensor]) -> None:
         """Keeps a level's maps, one of `levels` in all, in a tensor for each resolution that `empty(shape, dtype)` makes."""
@@ -111,12 +111,10 @@ class CrossAttentionRecord:
             self.stores[size][level].copy_(tokens)
         self.levels.append({size: self.stores[size][level] for size in found.maps})
         self.sigmas.append(found.sigma)
-        if found.spread is not None:
-            self.spread_weight += signal_share(found.sigma)
-            share = signal_share(found.sigma) / self.spread_weight
-            for size, tokens in found.spread.items():
-                mean = self.spread.setdefault(size, tokens.new_zeros(tokens.shape, dtype=torch.float32))
-                mean.lerp_(tokens.float(), share)
+        for size, tokens in (found.spread or {}).items():
+            self.spread_weights[size] = self.spread_weights.get(size, 0.0) + signal_share(found.sigma)
+            mean = self.spread.setdefault(size, tokens.new_zeros(tokens.shape, dtype=torch.float32))
+            mean.lerp_(tokens.float(), signal_share(found.sigma) / self.spread_weights[size])
 
     def pick(self, level: int, columns: tuple[int, ...]) -> Maps:
         """Maps of some columns at one level, summed over them: per resolution [frames, h, w] fp32."""

@@ -13,6 +13,7 @@ from .heat import spans
 
 SURELY_OUT, SURELY_IN = 0.5, 1.8  # times the threshold: heat below is no object, heat above is
 ROUNDS = 3  # of GrabCut
+LEAST = 0.25  # of the drawn mask: where less is left, the colours do not tell object and ground apart
 ROOM = 0.5  # of the object's box, to every side: what GrabCut learns the background from
 SAME = 0.1  # of the range of colours: a pixel that differs by this much from the one it came from hardly counts
 Tick = Callable[[], None]
@@ -47,7 +48,7 @@ def cut_frame(picture: np.ndarray, heat: np.ndarray, inside: np.ndarray, thresho
     cv2.grabCut(np.ascontiguousarray(picture[box]), part, None, models[0], models[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
     found = np.zeros_like(inside)
     found[box] = np.isin(part, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    return found
+    return found if found.sum() >= LEAST * inside.sum() else inside
 
 
 def box_around(where: np.ndarray) -> tuple[slice, slice]:

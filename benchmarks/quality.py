@@ -1,6 +1,7 @@
-"""Quality against exact ground truth: how well a clip comes back from its inversion, and how still an edited object holds.
+"""Quality against exact ground truth: how well a clip comes back from its inversion, how well masks fit the object that words name, and how
+still an edited object holds.
 
-    python -m benchmarks.quality [--out out/bench] [--only inversion,temporal] [--quick]
+    python -m benchmarks.quality [--out out/bench] [--only inversion,masks,temporal] [--quick]
 
 Runs the demo checkpoints through the pack's own nodes, inside ComfyUI's loader and sampler. Writes quality.json, tables and pictures. What
 is measured for one clip is kept and not measured again, until the code of the pack or of the benchmarks changes.
@@ -13,13 +14,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.mask_quality import run_masks
 from benchmarks.pack import import_pack
 from benchmarks.reconstruction import run_reconstruction
 from benchmarks.stillness import run_stillness
 from demo.host import CHECKPOINT_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = {"inversion": run_reconstruction, "temporal": run_stillness}
+PARTS = {"inversion": run_reconstruction, "masks": run_masks, "temporal": run_stillness}
 
 
 def main() -> int:

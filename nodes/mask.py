@@ -128,8 +128,8 @@ class CrossAttentionMask(io.ComfyNode):
                 matte = clip_mask(matte, count, height, width)
         rule = MaskRule(threshold, fixed_threshold, edges, smoothing, objects, fill_holes, grow, feather, matte_mode)
         tick = frame_ticks(count * (edges + (smoothing > 0)) if frames is not None else 0)
-        heat = record_heat(record, phrases, height, width)
         with naming(TITLE, "trajectory"):
+            heat = record_heat(record, phrases, height, width)
             mask, found = draw_mask(heat, rule, frames, matte, tick)
         heat_map, by_step = heat_pictures(heat, mask), step_strip(record, phrases, height, width)
         contours = contour_pictures(torch.zeros(count, height, width, 3) if frames is None else frames, mask)

@@ -167,7 +167,8 @@ class BlendedSampler(io.ComfyNode):
         else:
             source, words, aim = words_to_edit(trajectory, target, source_words, target_words)
             recorder = MapRecorder(words, recorded_sizes(*latent_size), trajectory.frames)
-            heat = record_heat(trajectory.record, source, height, width)
+            with naming(TITLE, "trajectory"):
+                heat = record_heat(trajectory.record, source, height, width)
             online = OnlineMask(
                 heat, recorder, WordsHeat(aim, height, width), sigmas, (latent_size[0], latent_size[1]), grow, widen, mask, mask_mode
             )

@@ -1,76 +1,68 @@
 import cv2
 import numpy as np
+import pytest
 import torch
 
+from blade.attention.heat import histogram
 from blade.attention.masks import (
-    SPAN,
-    HeatMap,
+    ADD,
+    FIXED,
+    HALF_HEIGHT,
+    HYSTERESIS,
+    LIMIT,
+    OTSU,
+    SUBTRACT,
+    feather,
+    fill_holes,
+    find_thresholds,
     grow_mask,
     half_height,
-    histogram,
-    noise_weight,
-    paint_heat,
+    inside,
+    keep_largest,
+    otsu,
     quantile,
-    threshold_mask,
     to_latent_mask,
+    with_matte,
 )
 
 
-def heat_of(maps, size, sigmas=(1.0,)):
-    """maps: [levels, frames, h, w]"""
-    heat = HeatMap(*size)
-    for sigma, level in zip(sigmas, maps, strict=True):
-        heat.add(sigma, {tuple(level.shape[-2:]): level})
-    return heat
+def box(*areas, size=(24, 24)):
+    """A mask of one frame with areas of 1: (top, bottom, left, right)."""
+    mask = torch.zeros(1, *size)
+    for top, bottom, left, right in areas:
+        mask[:, top:bottom, left:right] = 1
+    return mask
 
 
-def drawn(heat):
-    """The mask of a whole clip, at its own threshold. heat: [frames, h, w] in 0..1"""
-    return threshold_mask(heat, half_height(histogram(heat)))
+def ring(outer, inner, size=33):
+    y, x = torch.meshgrid(torch.arange(size) - size // 2, torch.arange(size) - size // 2, indexing="ij")
+    radius = torch.hypot(x.float(), y.float())
+    return ((radius <= outer) & (radius > inner)).float()[None]
 
 
-def normalised(heat):
-    return heat.normalised(slice(None), heat.scale())
-
-
-def test_a_square_of_attention_becomes_a_square_mask():
-    maps = torch.zeros(1, 2, 8, 8)
-    maps[..., 2:6, 2:6] = 1
-    truth = torch.zeros(2, 64, 64, dtype=torch.bool)
-    truth[:, 16:48, 16:48] = True
-    mask = drawn(normalised(heat_of(maps, (64, 64)))) > 0
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.9
-
-
-def test_levels_are_weighted_by_signal_times_noise():
-    maps = torch.zeros(2, 1, 4, 4)
-    maps[0, :, 0, 0], maps[1, :, 3, 3] = 1, 1
-    found = heat_of(maps, (4, 4), (1.0, 4.0)).at(slice(None))
-    assert torch.isclose(found[0, 3, 3] / found[0, 0, 0], torch.tensor(noise_weight(4.0) / noise_weight(1.0)), rtol=1e-3)
-    assert noise_weight(1.0) > noise_weight(0.1) > 0
-    assert noise_weight(1.0) > noise_weight(12.0) > 0
-
-
-def test_a_frame_without_the_object_stays_empty():
-    maps = torch.full((1, 2, 8, 8), 0.01)
-    maps[:, 0, 2:6, 2:6] = 1
-    assert drawn(normalised(heat_of(maps, (8, 8))))[1].sum() == 0
-
-
-def test_a_long_clips_heat_is_the_same_in_pieces_as_at_once():
-    maps = torch.rand(1, SPAN + 5, 6, 6)
-    heat = heat_of(maps, (24, 24))
-    whole = heat.at(slice(None))
-    assert heat.scale() == (float(whole.min()), float(whole.max()))
-    assert torch.equal(heat.normalised(slice(SPAN, SPAN + 5), heat.scale()), normalised(heat)[SPAN:])
+def two_humps():
+    """Steps of heat, of 900 background and 300 object pixels that overlap a little."""
+    return np.clip(np.random.default_rng(0).normal([60] * 900 + [170] * 300, 22), 0, 255).astype(np.uint8)
 
 
 def test_the_split_is_otsus():
-    values = np.clip(np.random.default_rng(0).normal([60] * 900 + [170] * 300, 22), 0, 255).astype(np.uint8)
-    split, inside = cv2.threshold(values[None], 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    expected = (np.median(values[inside[0] == 0]) + np.quantile(values[inside[0] == 1], 0.9)) / 2 / 255
-    assert half_height(np.bincount(values, minlength=256)) == expected
+    values = two_humps()
+    split, within = cv2.threshold(values[None], 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    expected = (np.median(values[within[0] == 0]) + np.quantile(values[within[0] == 1], 0.9)) / 2 / 255
+    counts = np.bincount(values, minlength=256)
+    assert otsu(counts) == split
+    assert half_height(counts) == expected
     assert 60 < split < 170
+
+
+def test_each_rule_gives_the_heat_that_may_be_inside_and_the_heat_to_reach():
+    counts = np.bincount(two_humps(), minlength=256)
+    low, high = otsu(counts) / 255, half_height(counts)
+    assert low < high
+    assert find_thresholds(counts, HALF_HEIGHT) == (high, high)
+    assert find_thresholds(counts, OTSU) == (low, low)
+    assert find_thresholds(counts, HYSTERESIS) == (low, high)
+    assert find_thresholds(counts, FIXED, 0.3) == (0.3, 0.3)
 
 
 def test_a_quantile_of_counts_is_that_of_the_values():
@@ -88,18 +80,90 @@ def test_the_threshold_is_half_way_between_background_and_object_whatever_their_
 def test_the_outline_of_a_blurred_object_is_where_the_object_ends():
     truth = torch.zeros(1, 64, 64)
     truth[:, 20:44, 16:40] = 1
-    blurred = torch.from_numpy(cv2.GaussianBlur(truth[0].numpy(), (0, 0), 5))[None]
-    found = drawn(0.1 + 0.7 * blurred)
+    blurred = 0.1 + 0.7 * torch.from_numpy(cv2.GaussianBlur(truth[0].numpy(), (0, 0), 5))[None]
+    found = inside(blurred, half_height(histogram(blurred)))
     assert (found * truth).sum() / (found + truth).clamp(max=1).sum() > 0.85
 
 
-def test_heat_without_contrast_gives_no_error():
-    assert drawn(torch.zeros(2, 8, 8)).sum() == 0
+@pytest.mark.parametrize("rule", [HALF_HEIGHT, OTSU, HYSTERESIS])
+def test_nothing_is_inside_heat_without_contrast(rule):
+    cold = torch.zeros(2, 8, 8)
+    assert inside(cold, *find_thresholds(histogram(cold), rule)).sum() == 0
 
 
-def test_a_fixed_threshold_is_taken_as_it_is():
-    heat = torch.tensor([[[0.2, 0.5, 0.8]]])
-    assert threshold_mask(heat, 0.6).tolist() == [[[0, 0, 1]]]
+def test_what_exceeds_a_single_threshold_is_inside():
+    assert inside(torch.tensor([[[0.2, 0.5, 0.6, 0.8]]]), 0.6).tolist() == [[[0, 0, 0, 1]]]
+
+
+def test_hysteresis_keeps_whole_the_things_that_somewhere_reach_the_high_threshold():
+    heat = 0.5 * box((2, 8, 2, 8), (12, 20, 12, 20))
+    heat[:, 4, 4] = 0.9
+    assert torch.equal(inside(heat, 0.3, 0.7), box((2, 8, 2, 8)))
+    assert torch.equal(inside(heat, 0.3), box((2, 8, 2, 8), (12, 20, 12, 20)))
+
+
+def test_hysteresis_judges_each_frame_by_itself():
+    weak = 0.5 * box((2, 8, 2, 8))
+    strong = weak.clone()
+    strong[:, 4, 4] = 0.9
+    assert torch.equal(inside(torch.cat([strong, weak]), 0.3, 0.7), torch.cat([box((2, 8, 2, 8)), box()]))
+
+
+def test_corners_that_touch_hang_together():
+    heat = 0.5 * box((2, 6, 2, 6), (6, 9, 6, 9))
+    heat[:, 3, 3] = 0.9
+    assert torch.equal(inside(heat, 0.3, 0.7), box((2, 6, 2, 6), (6, 9, 6, 9)))
+
+
+def test_the_largest_things_of_each_frame_stay():
+    first = box((1, 3, 1, 3), (5, 10, 5, 10), (14, 18, 14, 18))
+    second = box((1, 9, 1, 9))
+    kept = keep_largest(torch.cat([first, second]), 1)
+    assert torch.equal(kept, torch.cat([box((5, 10, 5, 10)), second]))
+    assert torch.equal(keep_largest(first, 2), box((5, 10, 5, 10), (14, 18, 14, 18)))
+    assert torch.equal(keep_largest(first, 0), first)
+    assert torch.equal(keep_largest(first, 9), first)
+
+
+def test_what_stays_keeps_its_soft_rim():
+    mask = box((2, 4, 2, 4))
+    mask[:, 9:16, 9:16] = 0.4
+    mask[:, 10:15, 10:15] = 1
+    kept = keep_largest(mask, 1)
+    assert torch.equal(kept[:, 8:], mask[:, 8:])
+    assert kept[:, :8].sum() == 0
+
+
+def test_of_nothing_nothing_is_kept():
+    assert keep_largest(box(), 2).sum() == 0
+
+
+def test_a_ring_becomes_a_disc():
+    assert torch.equal(fill_holes(ring(12, 6)), ring(12, -1))
+
+
+def test_a_ring_that_only_corners_close_is_closed():
+    diamond = torch.zeros(1, 24, 24)
+    for step in range(5):
+        for row, column in ((7 + step, 12 + step), (7 + step, 12 - step), (15 - step, 12 + step), (15 - step, 12 - step)):
+            diamond[:, row, column] = 1
+    assert diamond.sum() == 16
+    assert fill_holes(diamond).sum() == 41
+
+
+def test_a_bay_that_is_open_to_the_border_stays():
+    bay = box((4, 20, 4, 20)) - box((8, 16, 8, 20))
+    reaching_out = box((0, 12, 4, 20)) - box((0, 8, 8, 16))
+    assert torch.equal(fill_holes(bay), bay)
+    assert torch.equal(fill_holes(reaching_out), reaching_out)
+
+
+def test_filling_leaves_a_soft_rim_as_it_is():
+    mask = ring(12, 6)
+    mask[mask == 0] = 0.3
+    filled = fill_holes(mask)
+    assert filled[0, 16, 16] == 1
+    assert filled[0, 0, 0] == np.float32(0.3)
 
 
 def test_growing_a_pixel_gives_a_disc_and_shrinking_takes_it_back():
@@ -112,17 +176,28 @@ def test_growing_a_pixel_gives_a_disc_and_shrinking_takes_it_back():
     assert torch.equal(grow_mask(mask, 0), mask)
 
 
+def test_feathering_softens_the_outline_and_keeps_the_area():
+    mask = box((6, 18, 6, 18))
+    soft = feather(mask, 1.5)
+    assert 0.4 < soft[0, 6, 12] < 0.7
+    assert soft[0, 12, 12] > 0.99
+    assert soft.sum() == pytest.approx(float(mask.sum()), rel=0.01)
+    assert torch.equal(feather(mask, 0), mask)
+
+
+def test_feathering_does_not_fade_at_the_pictures_border():
+    assert torch.allclose(feather(box((0, 24, 0, 24)), 3.0), torch.ones(1, 24, 24))
+
+
+def test_a_matte_limits_adds_or_subtracts():
+    mask, matte = torch.tensor([[[0.0, 0.5, 1.0, 1.0]]]), torch.tensor([[[1.0, 1.0, 1.0, 0.25]]])
+    assert with_matte(mask, matte, LIMIT).tolist() == [[[0, 0.5, 1, 0.25]]]
+    assert with_matte(mask, matte, ADD).tolist() == [[[1, 1, 1, 1]]]
+    assert with_matte(mask, matte, SUBTRACT).tolist() == [[[0, 0, 0, 0.75]]]
+
+
 def test_a_latent_cell_is_edited_from_a_fifth_of_its_area():
     mask = torch.zeros(1, 8, 16)
     mask[0, :, :1] = 1  # an eighth of the first cell
     mask[0, :, 8:10] = 1  # a quarter of the second
     assert to_latent_mask(mask, 1, 2).tolist() == [[[[0.0, 1.0]]]]
-
-
-def test_the_heat_picture_shows_the_outline():
-    mask = torch.zeros(1, 16, 16)
-    mask[0, 4:12, 4:12] = 1
-    picture = paint_heat(torch.zeros(1, 16, 16), mask)
-    assert picture.shape == (1, 16, 16, 3)
-    assert np.allclose(picture[0, 4, 8], 1)
-    assert picture[0, 0, 0].max() < 0.1

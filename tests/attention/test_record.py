@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from blade.attention.record import CrossAttentionRecord, MapRecorder, recorded_sizes, token_maps
+from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, recorded_sizes, signal_share, spread_maps, token_maps
 from blade.attention.words import PromptWords, Word
 
 WORDS = PromptWords("a cat", (Word("a", (1,)), Word("cat", (2, 3))), 77)
@@ -37,11 +37,11 @@ def test_layers_are_averaged_per_resolution_and_other_resolutions_left_out():
     for q, k in layers:
         recorder.add(q, k, 2, (3, 4), 1.5, range(2))
     recorder.add(torch.randn(2, 48, 16), torch.randn(2, 77, 16), 2, (6, 8), 1.5, range(2))
-    sigma, maps = recorder.finish()
-    assert sigma == 1.5
-    assert set(maps) == {(3, 4)}
+    found = recorder.finish()
+    assert found.sigma == 1.5
+    assert set(found.maps) == {(3, 4)}
     expected = torch.stack([softmax_maps(q, k, 2)[..., [2, 3]].sum(-1) for q, k in layers]).mean(0).view(2, 3, 4)
-    picked = CrossAttentionRecord(WORDS, [sigma], [maps]).pick(0, (2, 3))[(3, 4)]
+    picked = CrossAttentionRecord(WORDS, [found.sigma], [found.maps]).pick(0, (2, 3))[(3, 4)]
     torch.testing.assert_close(picked, expected, rtol=2e-3, atol=2e-3)  # kept in fp16
 
 
@@ -52,7 +52,99 @@ def test_batches_of_frames_add_up_to_the_whole_clip_however_often_a_frame_is_sho
         recorder.begin(1.0)
         for clip in passes:
             recorder.add(q[clip], k[clip], 2, (3, 4), 1.0, clip)
-    torch.testing.assert_close(parts.finish()[1][(3, 4)], whole.finish()[1][(3, 4)])
+    torch.testing.assert_close(parts.finish().maps[(3, 4)], whole.finish().maps[(3, 4)])
+
+
+def affinity(q, k, heads):
+    """Self-attention of each head, in float64. [frames, heads, cells, cells]"""
+    q, k = (t.double().unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 11], ids=["fewer than a head is wide", "as many", "more, and no multiple"])
+def test_spreading_is_the_heads_mean_self_attention_times_the_maps(tokens):
+    q, k, maps = torch.randn(2, 12, 8), torch.randn(2, 12, 8), torch.rand(2, tokens, 12)
+    expected = torch.einsum("fhij,ftj->fti", affinity(q, k, 2), maps.double()) / 2
+    torch.testing.assert_close(spread_maps(q, k, 2, maps).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def seen(*calls, sigma=0.4, frames=2, sizes=((3, 4),)):
+    """What a recorder hands over after calls of its methods at a noise level: (name, q, k, size, clip)."""
+    recorder = MapRecorder(WORDS, frozenset(sizes), frames)
+    recorder.begin(sigma)
+    for name, q, k, size, clip in calls:
+        getattr(recorder, name)(q, k, 2, size, sigma, clip)
+    return recorder.finish()
+
+
+def self_attention(frames=2, cells=12):
+    return 3 * torch.randn(frames, cells, 16), 3 * torch.randn(frames, cells, 16)
+
+
+def cross_attention(frames=2, cells=12):
+    return torch.randn(frames, cells, 16), torch.randn(frames, 77, 16)
+
+
+def test_a_layers_maps_are_spread_along_the_self_attention_before_it():
+    (q, k), (q_words, k_words) = self_attention(), cross_attention()
+    found = seen(("look", q, k, (3, 4), range(2)), ("add", q_words, k_words, (3, 4), range(2)))
+    words = softmax_maps(q_words, k_words, 2)[..., [1, 2, 3]].transpose(1, 2).double()
+    expected = torch.einsum("fhij,ftj->fti", affinity(q, k, 2), words) / 2
+    torch.testing.assert_close(found.maps[3, 4].flatten(2).double(), words, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(found.spread[3, 4].flatten(2).double(), expected, rtol=2e-3, atol=1e-4)
+
+
+def test_layers_without_self_attention_in_view_count_in_the_spread_as_they_are():
+    layers = [("add", *cross_attention(), (3, 4), range(2)) for _ in range(2)]
+    found = seen(*layers)
+    assert torch.equal(found.spread[3, 4], found.maps[3, 4])
+
+
+@pytest.mark.parametrize(
+    "looked_at",
+    [
+        [("look", *self_attention(cells=48), (6, 8), range(2))],
+        [("look", *self_attention(), (3, 4), (1, 0))],
+        [("look", *self_attention(), (4, 3), range(2))],
+        [("look", *self_attention(cells=7), (3, 4), range(2))],
+        [("look", self_attention()[0], self_attention(cells=24)[1], (3, 4), range(2))],
+        [("look", *self_attention(), (3, 4), range(2)), ("look", *self_attention(cells=48), (6, 8), range(2))],
+        [("look", *self_attention(), (3, 4), range(2)), ("add", *cross_attention(cells=48), (6, 8), range(2))],
+    ],
+    ids=["other size", "other frames", "other shape", "merged tokens", "keys of several frames", "not the last", "of the layer before"],
+)
+def test_a_self_attention_of_something_else_is_not_used(looked_at):
+    found = seen(*looked_at, ("add", *cross_attention(), (3, 4), range(2)), sizes=((3, 4), (6, 8)))
+    assert torch.equal(found.spread[3, 4], found.maps[3, 4])
+
+
+def test_a_self_attention_is_used_once():
+    look = ("look", *self_attention(), (3, 4), range(2))
+    first, second = (("add", *cross_attention(), (3, 4), range(2)) for _ in range(2))
+    both, without, alone = seen(look, first, second), seen(second), seen(look, first)
+    torch.testing.assert_close(
+        both.spread[3, 4].float(), (without.maps[3, 4].float() + alone.spread[3, 4].float()) / 2, rtol=5e-3, atol=1e-4
+    )
+
+
+def test_batches_of_frames_are_spread_as_the_whole_clip_is():
+    (q, k), (q_words, k_words) = self_attention(3), cross_attention(3)
+    calls = [(name, a[clip], b[clip], (3, 4), clip) for clip in ([0, 1], [2]) for name, a, b in (("look", q, k), ("add", q_words, k_words))]
+    whole = seen(("look", q, k, (3, 4), range(3)), ("add", q_words, k_words, (3, 4), range(3)), frames=3)
+    torch.testing.assert_close(seen(*calls, frames=3).spread[3, 4], whole.spread[3, 4])
+
+
+@pytest.mark.parametrize(("sigma", "spread"), [(0.51, False), (0.49, True)])
+def test_nothing_is_spread_where_noise_is_more_than_a_fifth(sigma, spread):
+    found = seen(("look", *self_attention(), (3, 4), range(2)), ("add", *cross_attention(), (3, 4), range(2)), sigma=sigma)
+    assert (found.spread is not None) == spread
+    assert set(found.maps) == {(3, 4)}
+
+
+def test_signals_share_is_all_without_noise_a_half_at_equal_parts_and_falls():
+    assert signal_share(0.0) == 1
+    assert signal_share(1.0) == 0.5
+    assert signal_share(3.0) == pytest.approx(0.1)
 
 
 def test_calls_at_another_noise_level_are_not_recorded():
@@ -77,18 +169,53 @@ def test_a_tiny_latent_keeps_its_finest_maps():
     assert recorded_sizes(8, 8) == {(8, 8)}
 
 
-def filled(levels=2, allocated=3, only_first=()):
+def keep(record, *levels):
+    for level in levels:
+        record.add(level, len(levels), lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    return record
+
+
+def half_maps(*sizes):
+    return {size: torch.rand(2, 3, *size).half() for size in sizes}
+
+
+def filled(levels=2, allocated=3, only_first=(), spread=False):
     """A record of two resolutions; of those in only_first, at the first level alone."""
     record = CrossAttentionRecord(WORDS)
     for level in range(levels):
-        maps = {size: torch.rand(2, 3, *size).half() for size in ((3, 4), (6, 8)) if level == 0 or size not in only_first}
-        record.add(1 / (level + 3), maps, allocated, lambda shape, dtype: torch.empty(shape, dtype=dtype))
+        sizes = [size for size in ((3, 4), (6, 8)) if level == 0 or size not in only_first]
+        found = LevelMaps(1 / (level + 3), half_maps(*sizes), half_maps(*sizes) if spread else None)
+        record.add(found, allocated, lambda shape, dtype: torch.empty(shape, dtype=dtype))
     return record
+
+
+def test_the_spread_of_a_record_is_the_levels_mean_by_their_share_of_signal():
+    levels = [LevelMaps(sigma, half_maps((3, 4)), half_maps((3, 4))) for sigma in (0.1, 0.3, 0.5)]
+    record = keep(CrossAttentionRecord(WORDS), *levels, LevelMaps(2.0, half_maps((3, 4))))
+    weights = [1 / (1 + level.sigma**2) for level in levels]
+    expected = sum(weight * level.spread[3, 4].double() for weight, level in zip(weights, levels, strict=True)) / sum(weights)
+    assert len(record.levels) == 4
+    assert record.spread[3, 4].dtype == torch.float32
+    torch.testing.assert_close(record.spread[3, 4].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_resolution_that_only_some_levels_have_is_the_mean_of_those():
+    late = half_maps((6, 8))
+    record = keep(
+        CrossAttentionRecord(WORDS),
+        LevelMaps(0.1, half_maps((3, 4)), half_maps((3, 4))),
+        LevelMaps(0.4, half_maps((3, 4), (6, 8)), half_maps((3, 4)) | late),
+    )
+    torch.testing.assert_close(record.spread[6, 8], late[6, 8].float())
+
+
+def test_the_spread_counts_among_a_records_bytes():
+    assert filled(spread=True).nbytes == filled().nbytes + 4 * 2 * 3 * (3 * 4 + 6 * 8)
 
 
 def same_record(a, b):
     assert (a.words, a.sigmas, len(a.levels)) == (b.words, b.sigmas, len(b.levels))
-    for one, other in zip(a.levels, b.levels, strict=True):
+    for one, other in zip((*a.levels, a.spread), (*b.levels, b.spread), strict=True):
         assert one.keys() == other.keys() and all(torch.equal(one[size], other[size]) for size in one)
 
 
@@ -97,10 +224,11 @@ def same_record(a, b):
     [
         filled(),
         filled(only_first=[(6, 8)]),
+        filled(spread=True),
         CrossAttentionRecord(WORDS, [0.5, 0.2], [{(3, 4): torch.rand(2, 3, 3, 4)}, {(6, 8): torch.rand(2, 3, 6, 8)}]),
         CrossAttentionRecord(PromptWords("", (), 77)),
     ],
-    ids=["whole", "a resolution that ends", "a resolution that begins late, no stores", "nothing"],
+    ids=["whole", "a resolution that ends", "spread", "a resolution that begins late, no stores", "nothing"],
 )
 def test_a_record_comes_back_from_its_tensors_to_the_bit(record):
     tensors, description = record.to_tensors()
@@ -136,6 +264,26 @@ def test_maps_that_do_not_fit_the_record_are_refused(name, maps, sentence):
     with pytest.raises(ValueError) as caught:
         CrossAttentionRecord.from_tensors(tensors, DESCRIPTION)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [
+        ("spread 6x8", torch.rand(2, 2, 3, 6, 8)),
+        ("spread 6x8", torch.rand(2, 3, 6, 8)),
+        ("spread 6x8", torch.rand(1, 1, 3, 6, 8)),
+        ("spread 6x8", torch.rand(1, 2, 4, 6, 8)),
+        ("spread 6x8", torch.rand(1, 2, 3, 8, 6)),
+    ],
+    ids=["two levels", "no level", "another number of frames", "of tokens", "another size than its name"],
+)
+def test_a_spread_that_does_not_fit_the_record_is_refused(name, maps):
+    with pytest.raises(ValueError, match=name):
+        CrossAttentionRecord.from_tensors(TENSORS | {name: maps}, DESCRIPTION)
+
+
+def test_a_record_from_before_there_was_a_spread_has_none():
+    assert CrossAttentionRecord.from_tensors(TENSORS, DESCRIPTION).spread == {}
 
 
 @pytest.mark.parametrize(

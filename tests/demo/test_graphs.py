@@ -38,7 +38,13 @@ def test_equals_the_page_s_own_export(path: Path) -> None:
 
 
 def test_there_are_workflows() -> None:
-    assert {path.stem for path in WORKFLOWS} >= {"blade_change_colour", "blade_change_shape", "blade_check_inversion", "blade_long_clip"}
+    assert {path.stem for path in WORKFLOWS} >= {
+        "blade_change_colour",
+        "blade_change_shape",
+        "blade_check_inversion",
+        "blade_draw_mask",
+        "blade_long_clip",
+    }
 
 
 def test_a_list_is_wrapped_lest_it_be_read_as_a_link() -> None:

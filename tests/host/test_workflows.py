@@ -37,7 +37,9 @@ def node(graph, class_type):
 
 
 def test_there_are_workflows():
-    assert {"blade_change_colour", "blade_change_shape", "blade_check_inversion", "blade_long_clip"} <= {file.stem for file in WORKFLOWS}
+    assert {"blade_change_colour", "blade_change_shape", "blade_check_inversion", "blade_draw_mask", "blade_long_clip"} <= {
+        file.stem for file in WORKFLOWS
+    }
 
 
 @pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])

@@ -1,0 +1,259 @@
+"""How well masks that words draw fit the object, over clips that are hard in different ways: keys `masks.*` of quality.json, the table
+masks.md and the picture masks.jpg.
+
+Through the pack's own nodes, DDIM Invert and Cross-Attention Mask, with their defaults; the frames are connected. The ablation turns one
+part after the other on, and each off in turn. Defaults were chosen on DEVELOPMENT_CLIPS, of which --quick measures one of each kind; figures are
+of TEST_CLIPS, whose textures are others.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.mask_clips import DEVELOPMENT_CLIPS, FRAMES, KINDS, TEST_CLIPS, MaskClip
+from benchmarks.report import Kept, machine, merge
+from demo.figures import Demo, sheet
+from metrics.masks import iou, mask_flicker
+
+STEPS = 25
+NAMES = {  # of what the ablation turns on, one after the other
+    "flat": "all levels alike, half height",
+    "noise_weighted": "+ noise-aware weights",
+    "affinity": "+ self-attention affinity",
+    "smoothing": "+ smoothing along the motion",
+    "default": "+ edges of colours (default)",
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to draw the mask. inputs: of the node Cross-Attention Mask, in place of its defaults; frames None: not connected.
+
+    The others take away from the record what the node would draw from. levels_alike: the mean of all levels' maps is left; level: that one's;
+    affinity: without it, the maps as they are. p2p: prompt-to-prompt's rule in place of the node."""
+
+    inputs: dict[str, Any] = field(default_factory=dict)
+    levels_alike: bool = False
+    affinity: bool = True
+    level: int | None = None
+    p2p: bool = False
+
+
+NO_EDGES, BARE = {"edges": False}, {"edges": False, "smoothing": 0}
+WAYS = {
+    "default": Way(),
+    "default_no_pixel_refinement": Way(NO_EDGES),
+    "no_frames": Way({"frames": None}),
+    "p2p_0.3": Way(p2p=True),
+    "ladder/flat": Way(BARE, levels_alike=True),
+    "ladder/noise_weighted": Way(BARE, affinity=False),
+    "ladder/affinity": Way(BARE),
+    "ladder/smoothing": Way(NO_EDGES),
+    "without/affinity": Way(affinity=False),
+    "without/affinity_and_noise_weights": Way(levels_alike=True),
+    "without/smoothing": Way({"smoothing": 0}),
+}
+RULES = {"otsu": {"threshold": "otsu"}, "hysteresis": {"threshold": "hysteresis"}, "fixed_0.3": {"threshold": "fixed"}}
+for _name, _rule in RULES.items():
+    WAYS |= {f"{_name}/with_edges": Way(_rule), f"{_name}/without_edges": Way(_rule | NO_EDGES)}
+LEVELS = range(0, STEPS, 4)
+WAYS |= {f"level/{level}": Way({"frames": None}, level=level) for level in LEVELS}
+
+GOALS = {  # figure -> (least or most, bound)
+    "iou.default": ("at least", 0.82),
+    "iou.default_plain_clips": ("at least", 0.93),
+    "iou.default_no_pixel_refinement": ("at least", 0.75),
+    "iou.gain_over_p2p_0.3": ("at least", 0.2),
+    "wrong_object_covered": ("at most", 0.05),
+    "flicker_ratio": ("at most", 0.6),
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a clip's inversion left to draw masks from. frames: IMAGE."""
+
+    clip: MaskClip
+    trajectory: Any
+    frames: Tensor
+
+
+class Bench:
+    """Inverts clips in this process and draws masks."""
+
+    def __init__(self, checkpoint: Path):
+        self.demo = Demo(checkpoint)
+        self.demo.parts  # noqa: B018 - puts ComfyUI on the import path
+        import blade.nodes.invert
+        import blade.nodes.mask
+        import blade.nodes.prompt
+
+        self.nodes = blade.nodes
+
+    @torch.inference_mode()
+    def invert(self, clip: MaskClip) -> Seen:
+        pictures = clip.render(FRAMES)
+        prompt = self.nodes.prompt.Prompt.execute(self.demo.clip, clip.source_prompt).result[0]
+        samples = {"samples": self.demo.encode(pictures)}
+        trajectory = self.nodes.invert.DDIMInvert.execute(self.demo.model, prompt, samples, STEPS).result[0]
+        return Seen(clip, trajectory, torch.from_numpy(pictures).float() / 255)
+
+    def mask(self, seen: Seen, way: Way) -> Tensor:
+        """[frames, height, width]"""
+        record, size = seen.trajectory.record, seen.frames.shape[1:3]
+        phrases = record.words.choose(seen.clip.words)
+        if way.p2p:
+            return prompt_to_prompt(record, phrases[0].columns, size)
+        if way.levels_alike:
+            alike = {size: torch.stack([level[size].float() for level in record.levels]).mean(0) for size in record.levels[0]}
+            record = replace(record, spread=alike)
+        elif way.level is not None:
+            record = replace(record, spread=record.levels[way.level])
+        elif not way.affinity:
+            record = replace(record, spread={})
+        trajectory = replace(seen.trajectory, record=record)
+        return self.nodes.mask.CrossAttentionMask.execute(trajectory, seen.clip.words, **{"frames": seen.frames, **way.inputs}).result[0]
+
+
+def prompt_to_prompt(record, columns: tuple[int, ...], size: torch.Size) -> Tensor:
+    """The rule of prompt-to-prompt's and FateZero's local blend: the words' maps summed over all levels, 3x3 max-pool, resized, divided by
+    each frame's maximum, above 0.3. On the maps that are recorded here."""
+    maps = [list(record.pick(level, columns).values()) for level in range(len(record.levels))]
+    mean = torch.stack([torch.stack([F.interpolate(of[:, None], (16, 16), mode="area") for of in level]).mean(0) for level in maps]).mean(0)
+    heat = F.interpolate(F.max_pool2d(mean, 3, 1, 1), size, mode="bilinear")[:, 0]
+    return (heat / heat.amax((1, 2), keepdim=True) > 0.3).float()
+
+
+def figures(clip: MaskClip, mask: np.ndarray) -> dict[str, float]:
+    truth, other = clip.truth(FRAMES), clip.other(FRAMES) > 0.5
+    return {
+        "iou": float(iou(mask, truth).mean()),
+        "flicker": float(mask_flicker(mask, clip.flow(FRAMES)).mean()),
+        "covered": float(((mask > 0.5) & other).sum() / max(1, other.sum())) if clip.kind == "two" else 0.0,
+    }
+
+
+def measure(bench: Bench, clips: dict[str, tuple[MaskClip, ...]], out: Path, picture: str) -> dict:
+    """Figures by mask, kind and number of the clip, as name/kind/number."""
+    done, rows, shown = Kept(out / "masks.json"), {}, {}
+    for kind, listed in clips.items():
+        for number, clip in enumerate(listed):
+            begin = time.monotonic()
+            seen = None
+            for name in (*WAYS, "exact"):
+                key = f"{name}/{kind}/{number}/{clip.seed}"
+                wanted = number == 0 and name in PANELS
+                if key not in done.rows or wanted:
+                    if name == "exact":
+                        mask = clip.truth(FRAMES)
+                    else:
+                        seen = seen or bench.invert(clip)
+                        mask = bench.mask(seen, WAYS[name]).numpy()
+                    done.rows[key] = figures(clip, mask)
+                    if wanted:
+                        shown[kind, name] = mask[FRAMES // 2]
+                rows[f"{name}/{kind}/{number}"] = done.rows[key]
+            done.write()
+            print(f"{kind} {number + 1}/{len(listed)} {clip.words}: IoU {rows[f'default/{kind}/{number}']['iou']:.3f}, "
+                  f"{time.monotonic() - begin:.1f} s", flush=True)  # fmt: skip
+    draw(clips, shown, out / picture)
+    return rows
+
+
+def summary(rows: dict, clips: dict[str, tuple[MaskClip, ...]]) -> dict:
+    """The keys of `masks`."""
+
+    def mean(name: str, figure: str = "iou", kinds: tuple[str, ...] = KINDS) -> float:
+        return float(np.mean([rows[f"{name}/{kind}/{number}"][figure] for kind in kinds for number in range(len(clips[kind]))]))
+
+    named = ("default", "default_no_pixel_refinement", "no_frames", "p2p_0.3")
+    found: dict = {
+        "clips": sum(map(len, clips.values())),
+        "iou": {name: mean(name) for name in named} | {"default_plain_clips": mean("default", kinds=("plain",))},
+        "iou_by_kind": {name: {kind: mean(name, kinds=(kind,)) for kind in clips} for name in named},
+        "worst": min(
+            (rows[f"default/{kind}/{number}"]["iou"], f"{kind} {number + 1}") for kind in clips for number in range(len(clips[kind]))
+        ),
+        "wrong_object_covered": mean("default", "covered", ("two",)),
+        "wrong_object_covered_by_p2p_0.3": mean("p2p_0.3", "covered", ("two",)),
+        "flicker": {
+            name: mean(name, "flicker") for name in ("default", "without/smoothing", "ladder/smoothing", "ladder/affinity", "exact")
+        },
+    }
+    flicker = found["flicker"]
+    found["flicker_ratio"] = flicker["default"] / flicker["without/smoothing"]
+    found["flicker_ratio_no_pixel_refinement"] = flicker["ladder/smoothing"] / flicker["ladder/affinity"]
+    found["iou"]["gain_over_p2p_0.3"] = found["iou"]["default"] - found["iou"]["p2p_0.3"]
+    found["ablation"] = {
+        "ladder": {name: mean(f"ladder/{name}") for name in list(NAMES)[:-1]} | {"default": mean("default")},
+        "without": {name: mean(f"without/{name}") for name in ("affinity", "affinity_and_noise_weights", "smoothing")}
+        | {"edges": mean("default_no_pixel_refinement")},
+        "threshold": {rule: {edges: mean(f"{rule}/{edges}") for edges in ("with_edges", "without_edges")} for rule in RULES}
+        | {"half_height": {"with_edges": mean("default"), "without_edges": mean("default_no_pixel_refinement")}},
+        "single_level": {f"{level + 1} of {STEPS}": mean(f"level/{level}") for level in LEVELS},
+    }
+    return found
+
+
+def table(found: dict) -> str:
+    """Markdown: IoU by kind of clip, and what each part brings."""
+    kinds = list(next(iter(found["iou_by_kind"].values())))
+    lines = ["| mask | all | " + " | ".join(kind.replace("_", " ") for kind in kinds) + " |", "|---" * (len(kinds) + 2) + "|"]
+    for name, by_kind in found["iou_by_kind"].items():
+        cells = [found["iou"][name], *by_kind.values()]
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(f"{value:.2f}" for value in cells) + " |")
+    lines += ["", "| turned on, one after the other | IoU |", "|---|---|"]
+    lines += [f"| {NAMES[name]} | {value:.3f} |" for name, value in found["ablation"]["ladder"].items()]
+    return "\n".join(lines) + "\n"
+
+
+PANELS = ("p2p_0.3", "ladder/flat", "default_no_pixel_refinement", "default")
+TITLES = {"p2p_0.3": "p2p, 0.3", "ladder/flat": "attention alone", "default_no_pixel_refinement": "without edges", "default": "default"}
+
+
+def draw(clips: dict[str, tuple[MaskClip, ...]], shown: dict[tuple[str, str], np.ndarray], target: Path) -> None:
+    """A row for each kind: the middle frame of its first clip under each mask, dimmed outside, with the exact outline in white."""
+    tiles, texts = [], []
+    for kind, listed in clips.items():
+        frame = listed[0].render(FRAMES)[FRAMES // 2]
+        exact, _ = cv2.findContours(
+            cv2.resize(listed[0].truth(FRAMES)[FRAMES // 2], None, fx=2, fy=2).__gt__(0.5).astype(np.uint8),
+            cv2.RETR_LIST,
+            cv2.CHAIN_APPROX_NONE,
+        )
+        for name in PANELS:
+            mask = shown[kind, name][..., None]
+            tile = cv2.resize((frame * (0.3 + 0.7 * mask)).astype(np.uint8), None, fx=2, fy=2)
+            tiles.append(cv2.drawContours(tile, exact, -1, (255, 255, 255), 1))
+            texts.append([f"{kind.replace('_', ' ')}: {listed[0].words}", TITLES[name]])
+    picture = sheet(tiles, texts, 2 * len(PANELS))
+    cv2.imwrite(str(target), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+def run_masks(checkpoint: Path, out: Path, quick: bool) -> bool:
+    """Measures, writes and prints; whether the goals are met."""
+    own = out / "quick" if quick else out
+    own.mkdir(parents=True, exist_ok=True)
+    clips = {kind: listed[:1] for kind, listed in DEVELOPMENT_CLIPS.items()} if quick else TEST_CLIPS
+    found = summary(measure(Bench(checkpoint), clips, own, "masks.jpg"), clips)
+    found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
+    merge(out / "quality.json", {"masks_quick" if quick else "masks": found})
+    (own / "masks.md").write_text(table(found), encoding="utf-8")
+    print(table(found))
+    reached = []
+    for name, (which, bound) in GOALS.items():
+        group, _, key = name.partition(".")
+        value = found[group][key] if key else found[group]
+        reached.append(value >= bound if which == "at least" else value <= bound)
+        print(f"{'met   ' if reached[-1] else 'MISSED'} {name}: {value:.3f}, {which} {bound}")
+    return all(reached)

@@ -1,0 +1,183 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from blade.attention import heat as heat_module
+from blade.attention.heat import WordsHeat, record_heat
+from blade.attention.masks import ADD, LIMIT, SUBTRACT, grow_mask
+from blade.attention.online import OnlineMask, widened
+from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, signal_share
+from blade.attention.words import Phrase, PromptWords, Word
+
+CELL, CELLS = 8, 8
+SIZE = CELL * CELLS
+WORDS = PromptWords("cat", (Word("cat", (1,)),), 77)
+CAT = Phrase("cat", (1,))
+SIGMAS = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0])
+STEPS = len(SIGMAS) - 1
+
+
+def area(top, bottom, left, right, cells=CELLS, frames=2):
+    found = torch.zeros(frames, cells, cells)
+    found[:, top:bottom, left:right] = 1
+    return found
+
+
+def pixels(mask):
+    return mask.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
+
+
+class Told(MapRecorder):
+    """A recorder that saw what it is told, and what it was asked for."""
+
+    def __init__(self, *levels):
+        super().__init__(WORDS, frozenset([(CELLS, CELLS)]), 2)
+        self.levels, self.asked = list(levels), []
+
+    def begin(self, sigma):
+        self.asked.append(sigma)
+
+    def finish(self):
+        return self.levels.pop(0) if self.levels else None
+
+
+def seen(sigma, maps):
+    return LevelMaps(sigma, {(CELLS, CELLS): maps[:, None]})
+
+
+def source_heat(maps):
+    record = CrossAttentionRecord(WORDS, [0.5], [{tuple(maps.shape[1:]): maps[:, None]}])
+    return record_heat(record, [CAT], SIZE, SIZE)
+
+
+SOURCE, TARGET = pixels(area(2, 5, 1, 4)), area(2, 5, 5, 8)
+MATTE = pixels(area(0, 8, 0, 3))
+
+
+def online(recorder=None, aim=(CAT,), source=SOURCE, sigmas=SIGMAS, **options):
+    return OnlineMask(source_heat(source), recorder or Told(), WordsHeat(aim, SIZE, SIZE), sigmas, (CELLS, CELLS), **options)
+
+
+def in_cells(mask, top, bottom, left, right):
+    return mask[:, 0, top:bottom, left:right]
+
+
+def test_the_source_words_alone_draw_the_first_mask():
+    found = online().at_step(0)
+    assert found.shape == (2, 1, CELLS, CELLS)
+    assert torch.equal(found[:, 0], area(2, 5, 1, 4))
+
+
+def test_the_recorder_is_opened_at_each_steps_own_noise_level():
+    recorder = Told()
+    mask = online(recorder)
+    for step in range(STEPS):
+        mask.at_step(step)
+    assert recorder.asked == SIGMAS[:-1].tolist()
+
+
+def test_the_last_steps_mask_is_the_union_of_source_and_target():
+    sigmas = torch.linspace(2, 0, 21)
+    mask = online(Told(None, *(seen(float(sigma), TARGET) for sigma in sigmas)), sigmas=sigmas)
+    for step in range(20):
+        found = mask.at_step(step)
+    assert in_cells(found, 2, 5, 1, 4).min() == 1
+    assert in_cells(found, 2, 5, 5, 8).min() == 1
+    assert in_cells(found, 6, 8, 0, 8).max() == 0
+
+
+def test_the_targets_heat_counts_by_the_share_of_weight_that_its_levels_have_gathered():
+    weights = [signal_share(float(sigma)) for sigma in SIGMAS[:-1]]
+    mask = online(Told(None, seen(4.0, TARGET), seen(2.0, TARGET)))
+    hottest = []
+    for step in range(3):
+        mask.at_step(step)
+        hottest.append(float(mask.heat(slice(0, 2))[:, :, 40:].max()))
+    assert hottest == pytest.approx([0, weights[0] / sum(weights), sum(weights[:2]) / sum(weights)])
+
+
+def test_the_targets_first_maps_do_not_decide_where_the_edit_begins():
+    mask = online(Told(None, seen(4.0, TARGET)))
+    mask.at_step(0)
+    assert in_cells(mask.at_step(1), 2, 5, 5, 8).max() == 0
+
+
+def test_without_target_words_its_maps_are_not_looked_at():
+    mask = online(Told(None, *(seen(float(sigma), TARGET) for sigma in SIGMAS[:-1])), aim=())
+    for step in range(STEPS):
+        found = mask.at_step(step)
+    assert torch.equal(found[:, 0], area(2, 5, 1, 4))
+
+
+def test_the_source_masks_are_the_source_words_alone_in_spans(monkeypatch):
+    monkeypatch.setattr(heat_module, "SPAN", 1)
+    parts = list(online(grow=9, widen=9, matte=torch.zeros(2, SIZE, SIZE), matte_mode=LIMIT).source_masks())
+    assert [len(part) for part in parts] == [1, 1]
+    assert torch.equal(torch.cat(parts), SOURCE)
+
+
+def test_a_long_clips_masks_are_the_same_in_spans_as_at_once(monkeypatch):
+    source, matte = SOURCE.clone(), MATTE.clone()
+    source[1] *= 0.6
+    matte[1] = 0
+
+    def at_the_second_step():
+        mask = online(Told(None, seen(4.0, TARGET)), source=source, grow=3, matte=matte, matte_mode=SUBTRACT)
+        mask.at_step(0)
+        return mask.at_step(1)
+
+    whole = at_the_second_step()
+    monkeypatch.setattr(heat_module, "SPAN", 1)
+    assert torch.equal(at_the_second_step(), whole)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(5, [12, 9, 6, 3, 0]), (2, [12, 0]), (1, [12])], ids=["evenly", "two steps", "one step"])
+def test_widening_falls_from_all_to_none(steps, expected):
+    assert [widened(12, step, steps) for step in range(steps)] == expected
+
+
+def test_a_widened_mask_begins_wide_and_ends_at_its_own_outline():
+    mask = online(widen=12, grow=2)
+    drawn = []
+    for step in range(STEPS):
+        mask.at_step(step)
+        drawn.append(mask.pixels(slice(0, 2)))
+    assert torch.equal(drawn[0], grow_mask(SOURCE, 14))
+    assert torch.equal(drawn[-1], grow_mask(SOURCE, 2))
+    assert all(wide.sum() > narrow.sum() for wide, narrow in pairwise(drawn))
+
+
+def test_a_thin_thing_is_in_the_latent_grid_while_widened():
+    thin = torch.zeros(2, SIZE, SIZE)
+    thin[:, 8:56, 20] = 1
+    mask = online(source=thin, widen=8)
+    assert in_cells(mask.at_step(0), 1, 7, 2, 3).min() == 1
+    assert mask.at_step(STEPS - 1).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (LIMIT, area(2, 5, 1, 3)),
+        (ADD, torch.maximum(area(2, 5, 1, 4), area(0, 8, 0, 3))),
+        (SUBTRACT, area(2, 5, 3, 4)),
+    ],
+)
+def test_a_matte_is_laid_over_each_steps_mask(mode, expected):
+    mask = online(matte=MATTE, matte_mode=mode)
+    assert all(torch.equal(mask.at_step(step)[:, 0], expected) for step in range(STEPS))
+
+
+def test_each_frame_has_its_own_matte():
+    matte = MATTE.clone()
+    matte[1] = 0
+    found = online(matte=matte, matte_mode=LIMIT).at_step(0)
+    assert found[0].sum() == 6
+    assert found[1].sum() == 0
+
+
+def test_growing_does_not_cross_a_limiting_matte():
+    mask = online(matte=MATTE, matte_mode=LIMIT, grow=9, widen=9)
+    mask.at_step(0)
+    assert (mask.pixels(slice(0, 2)) * (1 - MATTE)).sum() == 0

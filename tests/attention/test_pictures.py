@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+
+from blade.attention.heat import WordsHeat
+from blade.attention.pictures import (
+    LINE,
+    STRIP_LEVELS,
+    contour_pictures,
+    heat_pictures,
+    name,
+    paint_heat,
+    step_strip,
+)
+from blade.attention.record import CrossAttentionRecord
+from blade.attention.words import Phrase, PromptWords, Word
+
+HEIGHT, WIDTH = 32, 48
+WORDS = PromptWords("red cat", (Word("red", (1,)), Word("cat", (2,))), 77)
+RED, CAT = Phrase("red", (1,)), Phrase("cat", (2,))
+
+
+def maps(frames=3):
+    """Red is warm to the left, cat to the right. {(4, 6): [frames, 2, 4, 6]}"""
+    found = torch.zeros(frames, 2, 4, 6)
+    found[:, 0, :, :3], found[:, 1, :, 3:] = 1, 1
+    return {(4, 6): found}
+
+
+def heat_of(*phrases, frames=3):
+    heat = WordsHeat(phrases, HEIGHT, WIDTH)
+    heat.add(WORDS, maps(frames), 1.0)
+    return heat
+
+
+def box(frames=3):
+    mask = torch.zeros(frames, HEIGHT, WIDTH)
+    mask[:, 8:24, 10:30] = 1
+    return mask
+
+
+def title(picture, at=0):
+    return picture[at : at + LINE]
+
+
+def test_hotter_is_lighter():
+    ramp = paint_heat(torch.linspace(0, 1, 16)[None].expand(2, 16)).astype(int).sum(-1)[0]
+    assert (np.diff(ramp) > 0).all()
+
+
+def test_heat_pictures_have_the_phrases_side_by_side_under_a_line_of_text():
+    pictures = heat_pictures(heat_of(RED, CAT), box())
+    assert pictures.shape == (3, LINE + HEIGHT, 2 * WIDTH, 3)
+    assert pictures.dtype == torch.float32
+    assert 0 <= pictures.min() < pictures.max() <= 1
+    for left in (0, WIDTH):
+        assert title(pictures[0])[:, left : left + WIDTH].max() > 0.5
+    below, light = pictures[0, LINE:], pictures[0, LINE:].sum(-1)
+    assert light[2, 4] > light[2, WIDTH - 4]  # red's heat lies to the left
+    assert light[2, WIDTH + 4] < light[2, 2 * WIDTH - 4]
+    assert torch.equal(below[8, 15], torch.ones(3))  # the mask's outline, on both
+    assert torch.equal(below[8, WIDTH + 15], torch.ones(3))
+
+
+def test_contours_dim_what_is_outside_and_draw_the_outline():
+    pictures = contour_pictures(torch.full((3, HEIGHT, WIDTH, 3), 0.8), box())
+    assert pictures.shape == (3, HEIGHT, WIDTH, 3)
+    assert pictures[0, 16, 20].tolist() == pytest.approx([0.8] * 3, abs=0.01)
+    assert pictures[0, 2, 2].tolist() == pytest.approx([0.36] * 3, abs=0.01)
+    assert pictures[0, 8, 20].tolist() == [1, 0, 1]
+
+
+def test_frames_with_alpha_or_beyond_the_range_are_shown():
+    pictures = contour_pictures(torch.full((1, HEIGHT, WIDTH, 4), 1.7), box(1))
+    assert pictures.shape == (1, HEIGHT, WIDTH, 3)
+    assert pictures[0, 16, 20].tolist() == [1, 1, 1]
+
+
+def test_an_empty_mask_has_no_outline():
+    pictures = contour_pictures(torch.full((1, HEIGHT, WIDTH, 3), 0.8), torch.zeros(1, HEIGHT, WIDTH))
+    assert pictures.std() < 1e-6
+
+
+def record_of(levels):
+    """A record in which red's heat is where the level's number says, column 0 to 5, in the middle frame alone."""
+    stored = []
+    for level in range(levels):
+        found = torch.zeros(3, 2, 4, 6)
+        found[1, 0, :, level % 6], found[1, 1, 0] = 1, 1
+        stored.append({(4, 6): found})
+    return CrossAttentionRecord(WORDS, [0.1 * (level + 1) for level in range(levels)], stored)
+
+
+@pytest.mark.parametrize(("levels", "shown"), [(1, 1), (4, 4), (25, STRIP_LEVELS)])
+def test_the_strip_has_a_column_for_each_level_it_shows_and_a_row_for_each_phrase(levels, shown):
+    strip = step_strip(record_of(levels), [RED, CAT], HEIGHT, WIDTH)
+    assert strip.shape == (1, LINE + 2 * (LINE + HEIGHT), shown * WIDTH, 3)
+    for column in range(shown):
+        part = strip[0, :, column * WIDTH : (column + 1) * WIDTH]
+        assert all(title(part, at).max() > 0.5 for at in (0, LINE, LINE + LINE + HEIGHT))
+
+
+def test_the_strip_shows_each_levels_own_heat_from_clip_to_noise():
+    strip = step_strip(record_of(6), [RED], HEIGHT, WIDTH)[0, 2 * LINE :].sum(-1).mean(0)
+    warmest = [int(strip[level * WIDTH : (level + 1) * WIDTH].argmax()) // 8 for level in range(6)]
+    assert warmest == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_title_tells_the_weight_where_there_is_one():
+    assert name(RED) == "red"
+    assert name(Phrase("road", (1,), -0.5)) == "road -0.5"
+    assert name(Phrase("wheels", (1,), 2.0)) == "wheels +2"
+
+
+@pytest.mark.parametrize("text", ["Käfer", "猫", "voiture\u202f🚗"])
+def test_words_beyond_ascii_have_pictures_too(text):
+    phrase = Phrase(text, (1,))
+    assert name(phrase).isascii()
+    assert heat_pictures(heat_of(phrase), box()).shape[0] == 3
+    assert step_strip(record_of(2), [phrase], HEIGHT, WIDTH).shape[0] == 1
