@@ -23,7 +23,7 @@ class MaskRule:
     threshold: str = HALF_HEIGHT
     fixed: float = 0.3
     edges: bool = True
-    smoothing: int = 4
+    smoothing: int = 6
     objects: int = 0
     holes: bool = False
     grow: int = 0
@@ -51,7 +51,7 @@ def draw_mask(
     mask = inside(warmth, threshold, reached)
     if frames is not None and rule.edges:
         mask = along_motion(frames, cut_along_edges(frames, warmth, mask, threshold, tick), rule.smoothing, tick)
-        mask = (2 * mask - 0.5).clamp(0, 1)  # soft at the outline only: what one frame alone sees or misses is outvoted
+        mask = (1.5 * mask - 0.25).clamp(0, 1)  # soft at the outline only: what one frame alone sees or misses is outvoted
     mask = keep_largest(mask, rule.objects)
     if rule.holes:
         mask = fill_holes(mask)

@@ -48,7 +48,7 @@ class CrossAttentionMask(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "smoothing",
-                    default=4,
+                    default=6,
                     min=0,
                     max=32,
                     tooltip="How many frames to either side each frame agrees with, along the clip's optical flow, against flicker. Needs frames.",
@@ -101,7 +101,7 @@ class CrossAttentionMask(io.ComfyNode):
         threshold: str = HALF_HEIGHT,
         fixed_threshold: float = 0.3,
         edges: bool = True,
-        smoothing: int = 4,
+        smoothing: int = 6,
         objects: int = 0,
         fill_holes: bool = False,
         grow: int = 0,
