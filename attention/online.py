@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .heat import WordsHeat, add_level, histogram, spans
-from .masks import grow_mask, half_height, inside, to_latent_mask, with_matte
+from .masks import ADD, grow_mask, half_height, inside, to_latent_mask, with_matte
 from .record import MapRecorder, signal_share
 
 
@@ -55,19 +55,25 @@ class OnlineMask:
 
     def source_masks(self) -> Iterator[Tensor]:
         """Where the source words alone see the object, a span of frames at a time. [frames, height, width] of 0 and 1"""
-        parts = spans(len(self.source))
-        threshold = half_height(np.sum([histogram(self.heat(span)) for span in parts], 0))
-        yield from (inside(self.heat(span), threshold) for span in parts)
+        threshold = self.find_threshold()
+        yield from (inside(self.heat(span), threshold) for span in spans(len(self.source)))
+
+    def find_threshold(self) -> float:
+        """Of the heat so far; what a matte keeps out has no say."""
+        counts = np.zeros(256, int)
+        for span in spans(len(self.source)):
+            heat, allowed = self.heat(span), self.allowed(span)
+            counts += histogram(heat if allowed is None else heat[allowed > 0.5])
+        return half_height(counts) if counts.any() else 1.0
 
     def at_step(self, step: int) -> Tensor:
         """The step's mask on the latent grid, [frames, 1, h, w] of 0 and 1. Called once a step, before the step's model call."""
         found = self.recorder.finish()
         if found and self.target.phrases:
             add_level(self.target, self.recorder.words, found)
-        parts = spans(len(self.source))
-        self.threshold = half_height(np.sum([histogram(self.heat(span)) for span in parts], 0))
+        self.threshold = self.find_threshold()
         self.wider = widened(self.widen, step, len(self.sigmas) - 1)
-        self.cells = torch.cat([to_latent_mask(self.pixels(span), *self.latent_size) for span in parts])
+        self.cells = torch.cat([to_latent_mask(self.pixels(span), *self.latent_size) for span in spans(len(self.source))])
         self.recorder.begin(float(self.sigmas[step]))
         return self.cells
 
@@ -77,7 +83,14 @@ class OnlineMask:
         if len(self.target):
             share = min(1.0, self.target.weight / self.whole_weight)
             heat = torch.maximum(heat, share * self.target.at(frames))
-        return heat
+        allowed = self.allowed(frames)
+        return heat if allowed is None else heat * allowed
+
+    def allowed(self, frames: slice) -> Tensor | None:
+        """Where a matte that limits or subtracts leaves room; None where everything is allowed. [frames, height, width]"""
+        if self.matte is None or self.matte_mode == ADD:
+            return None
+        return with_matte(torch.ones_like(self.matte[frames]), self.matte[frames], self.matte_mode)
 
     def pixels(self, frames: slice) -> Tensor:
         """The last step's mask of some frames, at pixel size. [frames, height, width] in 0..1"""

@@ -65,15 +65,28 @@ def contour_pictures(frames: Tensor, mask: Tensor) -> Tensor:
 
 def step_strip(record: CrossAttentionRecord, phrases: Sequence[Phrase], height: int, width: int) -> Tensor:
     """Heat by noise level, from clip to noise, a row for each phrase, of the frame in the middle of the clip. IMAGE of one picture."""
-    levels = np.unique(np.linspace(0, len(record.sigmas) - 1, min(STRIP_LEVELS, len(record.sigmas))).round().astype(int))
     columns = []
-    for level in levels:
+    for level in strip_places(len(record.sigmas)):
         heat = level_heat(record, level, phrases, height, width)
         middle = len(heat) // 2
         each = heat.of_phrases(slice(middle, middle + 1))[:, 0]
         rows = [titled(paint_heat(warmth), name(phrase)) for phrase, warmth in zip(heat.phrases, each, strict=True)]
         columns.append(titled(np.concatenate(rows), f"sigma {record.sigmas[level]:.3g}"))
     return to_image([np.concatenate(columns, 1)])
+
+
+def mask_strip(masks: Sequence[Tensor], sigmas: Sequence[float], height: int, width: int) -> Tensor:
+    """One frame's mask by sampling step, from noise to clip. masks: [h, w] each, latent cells in 0..1. IMAGE of one picture."""
+    columns = []
+    for step in strip_places(len(masks)):
+        cells = cv2.resize(masks[step].cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
+        columns.append(titled(np.repeat((255 * cells[..., None]).astype(np.uint8), 3, -1), f"sigma {sigmas[step]:.3g}"))
+    return to_image([np.concatenate(columns, 1)])
+
+
+def strip_places(count: int) -> list[int]:
+    """Which of so many levels a strip shows."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(STRIP_LEVELS, count))})
 
 
 def name(phrase: Phrase) -> str:

@@ -99,7 +99,7 @@ class Bench:
         trajectory = self.trajectories[place]
         if variant.from_noise:
             trajectory = with_noise(trajectory, object_cells(edit))
-        latent, _ = self.nodes.sampler.BlendedSampler.execute(
+        latent, *_ = self.nodes.sampler.BlendedSampler.execute(
             model, self.prompt(edit.target_prompt), self.prompt(""), trajectory, STEPS, CFG, "euler", 1.0, edit.source_words, edit.target_words, 0,
             consensus=variant.consensus, consensus_until=variant.until,
         ).result  # fmt: skip

@@ -115,6 +115,14 @@ def stacked_halves(picture: np.ndarray) -> np.ndarray:
     return square
 
 
+def four_masks(picture: np.ndarray) -> np.ndarray:
+    """Of benchmarks' masks.jpg, four rows of two clips with four masks each: two clips under attention alone and under the default, in a
+    square. uint8 RGB [512, 512, 3]"""
+    height, width = picture.shape[0] // 4, picture.shape[1] // 8
+    cells = [[picture[row * height :][:height, column * width :][:, :width] for column in (1, 3)] for row in (0, 1)]
+    return cv2.resize(np.concatenate([np.concatenate(row, 1) for row in cells]), (512, 512), interpolation=cv2.INTER_AREA)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo")
     for name, place in (("blade_change_colour", folder), ("blade_change_shape", folder / "shape")):
@@ -122,11 +130,9 @@ if __name__ == "__main__":
         print(f"workflows/{name}.jpg")
     save(REPOSITORY / "workflows" / "blade_long_clip.jpg", film(folder / "comparison.mp4"))
     print("workflows/blade_long_clip.jpg")
-    save(
-        REPOSITORY / "workflows" / "blade_check_inversion.jpg",
-        stacked_halves(load(REPOSITORY / "benchmarks" / "results" / "inversion.jpg")),
-    )
-    print("workflows/blade_check_inversion.jpg")
+    for name, part, of in (("blade_check_inversion", stacked_halves, "inversion.jpg"), ("blade_draw_mask", four_masks, "masks.jpg")):
+        save(REPOSITORY / "workflows" / f"{name}.jpg", part(load(REPOSITORY / "benchmarks" / "results" / of)))
+        print(f"workflows/{name}.jpg")
     sheets = [load(place / "contact_sheet.png") for place in (folder, folder / "shape")]
     width = min(sheet.shape[1] for sheet in sheets)
     stacked = np.concatenate([sheet[:, :width] for sheet in sheets])

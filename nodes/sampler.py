@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..attention.heat import WordsHeat, record_heat, spans
 from ..attention.masks import MATTES, grow_mask, to_latent_mask
 from ..attention.online import OnlineMask, widened
+from ..attention.pictures import mask_strip
 from ..attention.record import MapRecorder, recorded_sizes
 from ..attention.words import Phrase, PromptWords, changed_columns
 from ..blending.blend import CALLS_PER_STEP, check_solver, sample_blended
@@ -121,6 +122,10 @@ class BlendedSampler(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited clip, for VAE Decode."),
                 io.Mask.Output(display_name="mask", tooltip="The last step's mask, [frames, height, width]."),
+                io.Image.Output(
+                    display_name="mask_by_step",
+                    tooltip="One picture: the mask that each step used, in latent cells, of the frame in the middle of the clip.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -155,6 +160,7 @@ class BlendedSampler(io.ComfyNode):
         height, width = (side * CELL for side in latent_size)
 
         conds: set = set()
+        used_by_step: list[torch.Tensor] = []
         recorder = online = None
         if mask is not None:
             with naming(TITLE, "mask"):
@@ -176,6 +182,11 @@ class BlendedSampler(io.ComfyNode):
             places = object_places(online.source_masks())
         agree = Consensus(places, consensus, percent_to_sigma(model, consensus_until)) if consensus and places is not None else None
 
+        def used_mask(step: int) -> torch.Tensor:
+            cells = mask_at(step)
+            used_by_step.append(cells[len(cells) // 2, 0])
+            return cells
+
         def function(model, x, sigmas, extra_args, callback, disable):
             if recorder is not None:
                 conds.update(positive_uuids(model, recorder.words))
@@ -189,7 +200,7 @@ class BlendedSampler(io.ComfyNode):
                 solver=solver_function(sampler_name),
                 calls_per_step=CALLS_PER_STEP[sampler_name],
                 background=lambda sigma: trajectory.at(sigma).to(x.device),
-                mask=mask_at,
+                mask=used_mask,
                 agree=agree,
             )
 
@@ -206,7 +217,8 @@ class BlendedSampler(io.ComfyNode):
             used = online.cells[:, 0]
         else:
             used = torch.cat([online.pixels(span) for span in spans(trajectory.frames)])
-        return io.NodeOutput({"samples": samples}, used)
+        by_step = mask_strip(used_by_step, sigmas.tolist(), height, width)
+        return io.NodeOutput({"samples": samples}, used, by_step)
 
 
 def widening(mask: torch.Tensor, pixels: int, steps: int, latent_size: tuple[int, int]) -> Callable[[int], torch.Tensor]:

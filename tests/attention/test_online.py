@@ -112,9 +112,15 @@ def test_without_target_words_its_maps_are_not_looked_at():
 
 def test_the_source_masks_are_the_source_words_alone_in_spans(monkeypatch):
     monkeypatch.setattr(heat_module, "SPAN", 1)
-    parts = list(online(grow=9, widen=9, matte=torch.zeros(2, SIZE, SIZE), matte_mode=LIMIT).source_masks())
+    parts = list(online(grow=9, widen=9).source_masks())
     assert [len(part) for part in parts] == [1, 1]
     assert torch.equal(torch.cat(parts), SOURCE)
+
+
+def test_the_source_masks_keep_within_a_limiting_matte():
+    """The consensus follows what is edited, not what the words see elsewhere."""
+    matte = torch.zeros(2, SIZE, SIZE)
+    assert torch.cat(list(online(matte=matte, matte_mode=LIMIT).source_masks())).sum() == 0
 
 
 def test_a_long_clips_masks_are_the_same_in_spans_as_at_once(monkeypatch):

@@ -128,7 +128,7 @@ def test_a_v_models_clip_comes_back(twin, invert, check, zsnr):
 
 def test_a_v_models_edit_stays_inside_its_mask(loaded, twin, invert, edit):
     trajectory = invert(twin)
-    out, cells = edit(trajectory, twin, mask_size="latent cells")
+    out, cells, _ = edit(trajectory, twin, mask_size="latent cells")
     outside = (cells[:, None] == 0).expand_as(out["samples"])
     assert 0.02 < float(cells.mean()) < 0.6
     assert torch.equal(out["samples"][outside], twin.model.process_latent_out(trajectory.clip)[outside])

@@ -170,3 +170,11 @@ def test_a_widened_mask_ends_as_narrow_as_one_that_is_not(made):
     apart = (plain[0]["samples"] - widened[0]["samples"]).abs().amax(1) > 0
     far = grow_mask(exact, 16)[:, 4::8, 4::8] == 0
     assert not apart[far].any()
+
+
+def test_the_masks_of_all_steps_come_out_as_a_picture(made):
+    exact = torch.from_numpy(made.truth > 0.5).float()
+    *_, by_step = made.sample(mask=exact, widen=24)
+    assert by_step.shape[0] == 1 and by_step.shape[2] == STEPS * SIDE
+    first, last = by_step[0, -SIDE:, :SIDE], by_step[0, -SIDE:, -SIDE:]
+    assert first.mean() > last.mean() > 0

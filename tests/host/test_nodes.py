@@ -41,7 +41,7 @@ def nodes(comfy):
 
         invert = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.invert.DDIMInvert.execute)(*a, **k).result[0])
         mask = staticmethod(lambda *a, **k: blade.nodes.mask.CrossAttentionMask.execute(*a, **k).result)
-        sampler = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.sampler.BlendedSampler.execute)(*a, **k).result)
+        sampler = staticmethod(lambda *a, **k: torch.inference_mode()(blade.nodes.sampler.BlendedSampler.execute)(*a, **k).result[:2])
 
     return Nodes
 

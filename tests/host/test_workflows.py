@@ -76,6 +76,21 @@ def test_nothing_that_an_artist_turns_in_an_edit_inverts_again(server, graph):
         assert "BLADE_BlendedSampler" not in {graph[key]["class_type"] for key in outcome.cached if key in graph}
 
 
+def test_nothing_that_an_artist_turns_in_a_mask_runs_a_model(server, graph):
+    assert server.run(graph).error is None
+    mask = node(graph, "BLADE_CrossAttentionMask")["inputs"]
+    shown = [key for key, entry in graph.items() if entry["class_type"] == "BLADE_CrossAttentionMask"]
+    changes = ({"words": "circle, -grass"}, {"threshold": "otsu"}, {"smoothing": 2}, {"edges": False, "show": "steps"}, {"feather": 2.0})
+    for change in changes:
+        mask.update(change)
+        outcome = server.run(graph)
+        assert outcome.error is None
+        ran = {entry["class_type"] for key, entry in graph.items() if key not in outcome.cached}
+        assert ran == {"BLADE_CrossAttentionMask"}
+        pictures = outcome.outputs[shown[0]]["images"]
+        assert len(pictures) == (1 if mask.get("show") == "steps" else 4)
+
+
 def test_the_twin_that_predicts_v_edits_through_the_same_graph(server, graph):
     graph["twin"] = {"class_type": "UNETLoader", "inputs": {"unet_name": TWIN_NAME, "weight_dtype": "default"}}
     node(graph, "BLADE_TemporalAttention")["inputs"]["model"] = ["twin", 0]
