@@ -227,15 +227,12 @@ TITLES = {"p2p_0.3": "p2p, 0.3", "ladder/flat": "attention alone", "default_no_p
 
 
 def draw(clips: dict[str, tuple[MaskClip, ...]], shown: dict[tuple[str, str], np.ndarray], target: Path) -> None:
-    """A row for each kind: the middle frame of its first clip under each mask, dimmed outside, with the exact outline in white."""
+    """For each kind, the middle frame of one clip under each mask, dimmed outside, with the exact outline in white."""
     tiles, texts = [], []
     for kind, listed in clips.items():
-        frame = listed[0].render(FRAMES)[FRAMES // 2]
-        exact, _ = cv2.findContours(
-            cv2.resize(listed[0].truth(FRAMES)[FRAMES // 2], None, fx=2, fy=2).__gt__(0.5).astype(np.uint8),
-            cv2.RETR_LIST,
-            cv2.CHAIN_APPROX_NONE,
-        )
+        clip = listed[pictured(kind, listed)]
+        frame, exact = clip.render(FRAMES)[FRAMES // 2], cv2.resize(clip.truth(FRAMES)[FRAMES // 2], None, fx=2, fy=2)
+        outline, _ = cv2.findContours((exact > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         for name in PANELS:
             mask = shown[kind, name][..., None]
             tile = cv2.resize((frame * (0.3 + 0.7 * mask)).astype(np.uint8), None, fx=2, fy=2)
