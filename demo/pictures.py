@@ -116,10 +116,10 @@ def stacked_halves(picture: np.ndarray) -> np.ndarray:
 
 
 def four_masks(picture: np.ndarray) -> np.ndarray:
-    """Of benchmarks' masks.jpg, four rows of two clips with four masks each: two clips under attention alone and under the default, in a
-    square. uint8 RGB [512, 512, 3]"""
+    """Of benchmarks' masks.jpg, four rows of two clips with four masks each: the second clips of two rows under the first mask and the last,
+    in a square. uint8 RGB [512, 512, 3]"""
     height, width = picture.shape[0] // 4, picture.shape[1] // 8
-    cells = [[picture[row * height :][:height, column * width :][:, :width] for column in (1, 3)] for row in (0, 1)]
+    cells = [[picture[row * height :, column * width :][:width, :width] for column in (4, 7)] for row in (0, 1)]
     return cv2.resize(np.concatenate([np.concatenate(row, 1) for row in cells]), (512, 512), interpolation=cv2.INTER_AREA)
 
 
