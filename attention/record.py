@@ -17,6 +17,7 @@ from .words import PromptWords
 Size = tuple[int, int]
 Maps = dict[Size, Tensor]
 SPREAD = "spread "  # before the names of such tensors
+MOST_SPREAD = 512  # cells: beyond, queries and keys that wait for the maps would show in the peak of memory, and the time fourfold
 
 
 def recorded_sizes(height: int, width: int) -> frozenset[Size]:
@@ -80,8 +81,8 @@ def clear(sigma: float) -> bool:
 class LevelMaps:
     """What a recorder saw at one noise level: per resolution [frames, tokens, h, w], fp16, averaged over heads and layers.
 
-    maps: the cross-attention itself. spread: the same carried along the layers' self-attention (`spread_maps`); None at levels that are not
-    `clear`."""
+    maps: the cross-attention itself. spread: the same, at resolutions of up to MOST_SPREAD cells carried along the layers' self-attention
+    (`spread_maps`); None at levels that are not `clear`."""
 
     sigma: float
     maps: Maps
@@ -214,7 +215,7 @@ class MapRecorder:
     def look(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
         """The self-attention that the next `add` may spread its maps along. Arguments as there; kept until then."""
         self.before = None
-        if self.watches(q, size, sigma) and clear(sigma) and q.shape == k.shape:
+        if self.watches(q, size, sigma) and clear(sigma) and q.shape == k.shape and q.shape[1] <= MOST_SPREAD:
             self.before = size, tuple(clip), q, k, heads
 
     def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:

@@ -317,3 +317,14 @@ def test_a_description_that_does_not_fit_the_record_is_refused(path, value):
     inner[path[-1]] = value
     with pytest.raises(ValueError):
         CrossAttentionRecord.from_tensors(TENSORS, description)
+
+
+def test_maps_of_a_fine_resolution_are_not_spread():
+    """Its queries and keys would have to be held back, which shows in the peak of memory."""
+    size = (24, 24)
+    recorder = MapRecorder(WORDS, frozenset([size]), 1)
+    recorder.begin(0.3)
+    recorder.look(torch.randn(1, 576, 16), torch.randn(1, 576, 16), 2, size, 0.3, range(1))
+    recorder.add(torch.randn(1, 576, 16), torch.randn(1, 77, 16), 2, size, 0.3, range(1))
+    found = recorder.finish()
+    assert torch.equal(found.spread[size], found.maps[size])
