@@ -17,7 +17,7 @@ from .words import PromptWords
 Size = tuple[int, int]
 Maps = dict[Size, Tensor]
 SPREAD = "spread "  # before the names of such tensors
-MOST_SPREAD = 512  # cells: beyond, queries and keys that wait for the maps would show in the peak of memory, and the time fourfold
+MOST_SPREAD = 512  # cells: beyond, what waits for the maps would show in the peak of memory, and the time fourfold
 
 
 def recorded_sizes(height: int, width: int) -> frozenset[Size]:
@@ -212,10 +212,14 @@ class MapRecorder:
         at_this_level = self.sigma is not None and abs(sigma - self.sigma) <= 1e-6 * self.sigma
         return at_this_level and size in self.sizes and q.shape[1] == size[0] * size[1] and bool(self.words.columns)
 
+    def spreads_at(self, size: Size) -> bool:
+        """Whether maps of that resolution are spread."""
+        return size in self.sizes and size[0] * size[1] <= MOST_SPREAD
+
     def look(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
         """The self-attention that the next `add` may spread its maps along. Arguments as there; kept until then."""
         self.before = None
-        if self.watches(q, size, sigma) and clear(sigma) and q.shape == k.shape and q.shape[1] <= MOST_SPREAD:
+        if self.watches(q, size, sigma) and clear(sigma) and q.shape == k.shape and self.spreads_at(size):
             self.before = size, tuple(clip), q, k, heads
 
     def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:

@@ -8,28 +8,36 @@ from collections.abc import Callable, Hashable
 import comfy.patcher_extension
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from torch import Tensor
 
 from ..attention.temporal import Attend, KeyFrames, plan_batches, temporal_attention
 from .fingerprint import TEMPORAL
 from .frames import KEY, SELF, frame_pass, rows_of, with_frame_batches
 
+Block = tuple[str, int]  # "input", "middle" or "output", and its number
 Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
 """handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]; attend runs whatever would have
 run without this patch (another pack's replacement, or the host's attention of choice)."""
 
 
 class _Everywhere(dict):
-    """What a transformer block looks its replacement up in: answers for every block, with the handler around the previous entry."""
+    """What a transformer block looks its replacement up in: answers for every block, or for those named, with the handler around the
+    previous entry."""
 
-    def __init__(self, previous: dict, handler: Handler):
+    def __init__(self, previous: dict, handler: Handler, blocks: frozenset[Block] | None = None):
         super().__init__(previous)
-        self.previous, self.handler = previous, handler
+        self.previous, self.handler, self.blocks = previous, handler, blocks
 
     def __contains__(self, block: object) -> bool:
-        return isinstance(block, tuple)
+        return self.handles(block) or block in self.previous
+
+    def handles(self, block: object) -> bool:
+        return isinstance(block, tuple) and (self.blocks is None or block[:2] in self.blocks)
 
     def __getitem__(self, block: tuple) -> Callable:
+        if not self.handles(block):
+            return self.previous[block]
         previous = self.previous[block] if block in self.previous else None
         if previous is None and block[:2] in self.previous:  # a key without the transformer's index covers all of a block's
             previous = self.previous[block[:2]]
@@ -47,18 +55,29 @@ class _Everywhere(dict):
         return replacement
 
 
-def with_attention(model, key: str, *, self_attention: Handler | None = None, cross_attention: Handler | None = None):
+def with_attention(
+    model,
+    key: str,
+    *,
+    self_attention: Handler | None = None,
+    cross_attention: Handler | None = None,
+    self_where: Callable[[tuple[int, int]], bool] | None = None,
+):
     """A clone of a MODEL whose self- or cross-attention layers all go through a handler. The given MODEL is not changed.
+
+    self_where: in which sizes of feature maps self-attention does; by default in all. Elsewhere a layer stays as it is: one that is handled
+    holds its keys and values until the block ends, which a clip's peak of memory would show.
 
     The handlers are placed inside each call of the diffusion model, around whatever patches_replace holds by then, so the order in which
     packs patched does not matter and nothing outlives the call. A second patch under the same key replaces the first."""
-    handlers = {"attn1": self_attention, "attn2": cross_attention}
+    handlers, unet = {"attn1": self_attention, "attn2": cross_attention}, model.get_model_object("diffusion_model")
 
     def wrapper(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         replace = dict(transformer_options.get("patches_replace", {}))
         for name, handler in handlers.items():
             if handler is not None:
-                replace[name] = _Everywhere(replace.get(name, {}), handler)
+                chosen = blocks_where(unet, tuple(x.shape[-2:]), self_where) if name == "attn1" and self_where else None
+                replace[name] = _Everywhere(replace.get(name, {}), handler, chosen)
         return executor(x, timesteps, context, y, control, {**transformer_options, "patches_replace": replace}, **kwargs)
 
     model = model.clone()
@@ -66,6 +85,20 @@ def with_attention(model, key: str, *, self_attention: Handler | None = None, cr
     model.remove_wrappers_with_key(kind, key)
     model.add_wrapper_with_key(kind, key, wrapper)
     return model
+
+
+def blocks_where(unet: UNetModel, size: tuple[int, int], where: Callable[[tuple[int, int]], bool]) -> frozenset[Block]:
+    """The U-Net's blocks whose feature maps have a size that passes, for a latent of that height and width."""
+    found, skipped = [], []
+    for number, block in enumerate(unet.input_blocks):
+        if any(isinstance(layer, Downsample) for layer in block):
+            size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        skipped.append(size)
+        found += [("input", number)] if where(size) else []
+    found += [("middle", 0)] if where(size) else []
+    for number, size in enumerate(reversed(skipped)):  # each block takes up what one of the input's gave, of its size
+        found += [("output", number)] if where(size) else []
+    return frozenset(found)
 
 
 def layer_size(options: dict) -> tuple[int, int]:
@@ -151,4 +184,5 @@ def record_cross_attention(model, recorder, conds: set):
 
         return watch
 
-    return with_attention(model, "blade_record", self_attention=shown_to(recorder.look), cross_attention=shown_to(recorder.add))
+    handlers = {"self_attention": shown_to(recorder.look), "cross_attention": shown_to(recorder.add)}
+    return with_attention(model, "blade_record", **handlers, self_where=recorder.spreads_at)

@@ -450,3 +450,29 @@ def test_a_recorder_on_or_off_gives_the_same_latents_along_a_whole_sampling(host
     assert [level.sigma for level in found] == sigmas[:-1].tolist()
     assert len(recorded) == len(unrecorded) == steps + 1
     assert all(torch.equal(a, b) for a, b in zip(recorded, unrecorded, strict=True))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 17), (32, 20)], ids=str)
+def test_the_blocks_of_a_size_are_those_whose_layers_have_it(host, size):
+    """Self-attention is watched in those alone, so that the others keep what they keep without a recorder."""
+    from blade.host.attention import blocks_where, layer_size, with_attention
+
+    seen = set()
+
+    def note(q, k, v, attend, options):
+        seen.add((options["block"], layer_size(options)))
+        return attend(q, k, v)
+
+    unet, prompt = host.model.get_model_object("diffusion_model"), host.prompt(PLAIN)
+    for height, width in {size, tuple((side + 1) // 2 for side in size)}:
+        found = blocks_where(unet, size, lambda other, wanted=(height, width): other == wanted)
+        chosen = with_attention(host.batches, "test", self_attention=note, self_where=lambda other, wanted=(height, width): other == wanted)
+        seen.clear()
+        host.once(chosen, (prompt, prompt), size)
+        assert seen and {block for block, _ in seen} <= found
+        assert {layer for _, layer in seen} == {(height, width)}
+        everywhere = with_attention(host.batches, "test", self_attention=note)
+        seen.clear()
+        host.once(everywhere, (prompt, prompt), size)
+        assert {block for block, layer in seen if layer == (height, width)} <= found
+        assert not {block for block, layer in seen if layer != (height, width)} & found
