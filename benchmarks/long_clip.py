@@ -80,7 +80,7 @@ def edit_prompt(video: str, frames: int, steps: int) -> dict:
 
 def trajectory_bytes(frames: int, steps: int, side: int = SIDE) -> int:
     """What DDIM Invert keeps of a clip with this prompt: latents of every level in fp32, and for each word and step a map in fp16 at
-    every resolution that is recorded.
+    every resolution that is recorded, and for each word one in fp32 (of affinity).
 
     side: latent cells. The words of these prompts are one token each, and the demo's U-Net has layers at all of these resolutions."""
     words = len(EDIT.clip.source_prompt.split())
@@ -88,7 +88,7 @@ def trajectory_bytes(frames: int, steps: int, side: int = SIDE) -> int:
     from blade.attention.record import recorded_sizes
 
     cells = sum(rows * columns for rows, columns in recorded_sizes(side, side))
-    return 4 * (steps + 1) * frames * 4 * side**2 + 2 * steps * frames * words * cells
+    return 4 * (steps + 1) * frames * 4 * side**2 + (2 * steps + 4) * frames * words * cells
 
 
 class MemoryTrace:
