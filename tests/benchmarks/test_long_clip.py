@@ -32,12 +32,12 @@ def test_pairs_of_frames_across_a_border_of_batches_are_told_from_those_inside()
 
 def test_a_trajectory_holds_its_levels_and_a_map_for_each_word_and_step() -> None:
     assert SIDE * 8 == SIZE
-    latents, maps = 21 * 100 * 4 * 16 * 16 * 4, 20 * 100 * len(EDIT.clip.source_prompt.split()) * 16 * 16 * 2
+    latents, maps = 21 * 100 * 4 * 16 * 16 * 4, (20 * 2 + 4) * 100 * len(EDIT.clip.source_prompt.split()) * 16 * 16
     assert trajectory_bytes(100, 20) == latents + maps
 
 
 def test_maps_of_a_larger_clip_are_kept_at_two_resolutions() -> None:
-    latents, maps = 11 * 8 * 4 * 32 * 32 * 4, 10 * 8 * len(EDIT.clip.source_prompt.split()) * (32 * 32 + 16 * 16) * 2
+    latents, maps = 11 * 8 * 4 * 32 * 32 * 4, (10 * 2 + 4) * 8 * len(EDIT.clip.source_prompt.split()) * (32 * 32 + 16 * 16)
     assert trajectory_bytes(8, 10, 32) == latents + maps
 
 
