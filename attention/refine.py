@@ -45,7 +45,7 @@ def cut_frame(picture: np.ndarray, heat: np.ndarray, inside: np.ndarray, thresho
         return inside
     cv2.setRNGSeed(0)  # its colour models begin with a k-means: the same mask on every run
     models = np.zeros((2, 1, 65))
-    cv2.grabCut(np.ascontiguousarray(picture[box]), part, None, models[0], models[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(np.ascontiguousarray(picture[box]), part, (0, 0, 1, 1), models[0], models[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
     found = np.zeros_like(inside)
     found[box] = np.isin(part, (cv2.GC_FGD, cv2.GC_PR_FGD))
     return found if found.sum() >= LEAST * inside.sum() else inside
@@ -97,7 +97,7 @@ def agreed(values: list[np.ndarray], frame: int, near: list[Neighbour]) -> np.nd
 
 def neighbours(frames: Tensor) -> list[list[Neighbour]]:
     """Of each frame the one before and the one after it, with places [height, width, 2] in pixels (x, y)."""
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pictures = [to_bgr(picture) for picture in frames]
     greys = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in pictures]
     height, width = greys[0].shape
@@ -105,7 +105,7 @@ def neighbours(frames: Tensor) -> list[list[Neighbour]]:
     found: list[list[Neighbour]] = [[] for _ in pictures]
     for first in range(len(pictures) - 1):
         for here, there in ((first, first + 1), (first + 1, first)):
-            places = pixels + flow.calc(greys[here], greys[there], None)
+            places = pixels + flow.calc(greys[here], greys[there], None)  # type: ignore[call-overload]  # given one, it begins from it
             apart = np.abs(carried(pictures[there].astype(np.float32), places) - pictures[here]).mean(-1) / 255
             found[here].append((there, places, 0.5 * np.exp(-((apart / SAME) ** 2))))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from ..attention.words import CHUNK, INVERSION, WORD_END, PromptWords, read_words
 
@@ -25,7 +26,7 @@ def tokenised_words(clip, text: str, tokens: dict) -> PromptWords:
     """Words and columns. SDXL's two encoders share one tokenisation, so that of the first ("l", else the only one) serves both.
 
     Raises ValueError for text encoders that are not CLIP (their words end differently) or take more than 77 tokens."""
-    tokenizers = {name: getattr(clip.tokenizer, f"clip_{name}", None) for name in tokens}
+    tokenizers: dict[str, Any] = {name: getattr(clip.tokenizer, f"clip_{name}", None) for name in tokens}
     if not set(tokens) <= CLIPS or any(
         not hasattr(tokenizers[name], "inv_vocab") or any(len(chunk) != CHUNK for chunk in tokens[name]) for name in tokens
     ):

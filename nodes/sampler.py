@@ -156,7 +156,7 @@ class BlendedSampler(io.ComfyNode):
         warning = check_model(TITLE, model, trajectory)
         with naming(TITLE, "steps"):
             sigmas = trajectory.grid(steps)[-(max(1, round(steps * start)) + 1) :]
-        latent_size = trajectory.latents.shape[-2:]
+        latent_size = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
         height, width = (side * CELL for side in latent_size)
 
         conds: set = set()
@@ -175,9 +175,7 @@ class BlendedSampler(io.ComfyNode):
             recorder = MapRecorder(words, recorded_sizes(*latent_size), trajectory.frames)
             with naming(TITLE, "trajectory"):
                 heat = record_heat(trajectory.record, source, height, width)
-            online = OnlineMask(
-                heat, recorder, WordsHeat(aim, height, width), sigmas, (latent_size[0], latent_size[1]), grow, widen, mask, mask_mode
-            )
+            online = OnlineMask(heat, recorder, WordsHeat(aim, height, width), sigmas, latent_size, grow, widen, mask, mask_mode)
             mask_at = online.at_step
             places = object_places(online.source_masks())
         agree = Consensus(places, consensus, percent_to_sigma(model, consensus_until)) if consensus and places is not None else None
