@@ -182,7 +182,7 @@ class BlendedSampler(io.ComfyNode):
 
         def used_mask(step: int) -> torch.Tensor:
             cells = mask_at(step)
-            used_by_step.append(cells[len(cells) // 2, 0])
+            used_by_step.append(cells[len(cells) // 2, 0].clone())  # a view would keep the whole clip's cells of every step
             return cells
 
         def function(model, x, sigmas, extra_args, callback, disable):

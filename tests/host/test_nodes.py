@@ -334,3 +334,17 @@ def test_a_flow_model_is_refused_by_name(comfy, nodes):
     patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
     with pytest.raises(ValueError, match="Temporal-Spatial Attention.*input model.*Flux.*not a U-Net"):
         nodes.temporal(patcher, "all")
+
+
+def test_maps_are_carried_along_each_frames_own_self_attention_under_a_temporal_patch(loaded, nodes):
+    """Temporal attention widens the keys; the recorder looks at them before."""
+    from blade.attention.record import clear, signal_share
+
+    model, clip, latent, _ = loaded
+    source = nodes.prompt(clip, "a red circle on grass")
+    for patched in (model, nodes.temporal(model, "self", "first", "previous", batch_frames=2)):
+        record = nodes.invert(patched, source, {"samples": latent}, STEPS).record
+        ((size, spread),) = record.spread.items()
+        raw = [(signal_share(sigma), maps[size].float()) for sigma, maps in zip(record.sigmas, record.levels, strict=True) if clear(sigma)]
+        mean = sum(share * maps for share, maps in raw) / sum(share for share, _ in raw)
+        assert (spread - mean).abs().max() > 0.01
