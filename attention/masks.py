@@ -107,8 +107,10 @@ def with_matte(mask: Tensor, matte: Tensor, mode: str) -> Tensor:
     return mask * matte if mode == LIMIT else torch.maximum(mask, matte) if mode == ADD else mask * (1 - matte)
 
 
-def to_latent_mask(mask: Tensor, height: int, width: int, covered: float = 0.2) -> Tensor:
+def to_latent_mask(mask: Tensor, height: int, width: int, covered: float = 0.2, soft: bool = False) -> Tensor:
     """A pixel mask [frames, H, W] on the latent grid [frames, 1, height, width]: a cell is edited where at least `covered` of it
-    is inside. A low share keeps the outermost, partly covered cells in the edit, as blended-latent-diffusion's dilation does."""
+    is inside. A low share keeps the outermost, partly covered cells in the edit, as blended-latent-diffusion's dilation does.
+
+    soft: a cell that is covered less is edited in proportion, for a mask that fades out."""
     share = F.interpolate(mask[:, None].float(), (height, width), mode="area")
-    return (share >= covered).float()
+    return (share / covered).clamp(max=1) if soft else (share >= covered).float()

@@ -1,7 +1,8 @@
-"""The mask that draws itself while the edit is sampled."""
+"""The masks of an edit, step by step while it is sampled: one that draws itself from words, or an artist's own."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from .heat import WordsHeat, add_level, histogram, spans
-from .masks import ADD, grow_mask, half_height, inside, to_latent_mask, with_matte
+from .masks import ADD, feather, grow_mask, half_height, inside, to_latent_mask, with_matte
 from .record import MapRecorder, signal_share
+
+Cells = tuple[int, int]
 
 
 def widened(pixels: int, step: int, steps: int) -> int:
@@ -20,62 +23,113 @@ def widened(pixels: int, step: int, steps: int) -> int:
     return round(pixels * (1 - step / max(1, steps - 1)))
 
 
-class OnlineMask:
-    """One mask a step, from the source words' recorded heat and the target words' heat so far.
+class StepMask(ABC):
+    """One mask a step, on the latent grid.
+
+    grow: pixels. widen: pixels more at the first step (`widened`). soft: pixels over which the mask fades out beyond its outline. Pixels are
+    looked at a span of frames at a time, so a long clip's masks take no more memory than its cells."""
+
+    def __init__(self, frames: int, steps: int, latent_size: Cells, grow: int = 0, widen: int = 0, soft: float = 0.0):
+        self.frames, self.steps, self.latent_size = frames, steps, latent_size
+        self.grow, self.widen, self.soft = grow, widen, soft
+        self.wider = 0  # set by each step
+        self.cells = torch.empty(0)
+
+    @abstractmethod
+    def outline(self, frames: slice) -> Tensor:
+        """Where the thing is, in some frames, before its outline is moved. [frames, height, width] in 0..1"""
+
+    def source_masks(self) -> Iterator[Tensor]:
+        """Where the thing is before anything has been sampled, a span of frames at a time. [frames, height, width] of 0 and 1"""
+        yield from (self.outline(span) for span in spans(self.frames))
+
+    def at_step(self, step: int) -> Tensor:
+        """The step's mask, [frames, 1, h, w] in 0..1, without `soft` of 0 and 1 only. Called once a step, before the step's model call."""
+        self.wider = widened(self.widen, step, self.steps)
+        parts = [
+            to_latent_mask(feather(self.pixels(span), self.soft), *self.latent_size, soft=self.soft > 0) for span in spans(self.frames)
+        ]
+        self.cells = torch.cat(parts)
+        return self.cells
+
+    def pixels(self, frames: slice) -> Tensor:
+        """The last step's mask of some frames, at pixel size, not yet soft. [frames, height, width] in 0..1"""
+        return grow_mask(self.outline(frames), self.grow + self.wider)
+
+
+class FixedMask(StepMask):
+    """An artist's mask. mask: [frames, height, width] in 0..1"""
+
+    def __init__(self, mask: Tensor, steps: int, latent_size: Cells, grow: int = 0, widen: int = 0, soft: float = 0.0):
+        super().__init__(len(mask), steps, latent_size, grow, widen, soft)
+        self.mask = mask
+
+    def outline(self, frames: slice) -> Tensor:
+        return self.mask[frames]
+
+    def at_step(self, step: int) -> Tensor:
+        return super().at_step(step) if self.widen or not len(self.cells) else self.cells
+
+
+class MaskHeat:
+    """A mask in the place of the source words' heat. mask: [frames, height, width] in 0..1"""
+
+    def __init__(self, mask: Tensor):
+        self.mask = mask
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def at(self, frames: slice) -> Tensor:
+        return self.mask[frames]
+
+
+class OnlineMask(StepMask):
+    """From the source words' recorded heat and the target words' heat so far.
 
     Paper: masks come from cross-attention during the diffusion steps, noise-aware. FateZero: union of the source's and the target's
     map. Here the target's heat counts by the share of weight that its steps have gathered: its first maps, drawn in almost pure
     noise, would otherwise decide where the edit begins. The source's heat is that of all levels from the first step on: it is known by then,
     and of high noise alone it is poor.
 
-    source: the source words' heat, whole. sigmas: the sampler's, falling. recorder: collects the target's maps, target those that
-    count. grow: pixels. widen: pixels more at the first step (`widened`). matte: [frames, height, width] in 0..1, laid over each
-    step's mask by `matte_mode`, one of masks.MATTES. Pixels are looked at a span of frames at a time, so a long clip's masks take no more
-    memory than its cells.
-    """
+    source: the source words' heat, whole, or a mask in its place. sigmas: the sampler's, falling. recorder: collects the target's maps, target
+    those that count. matte: [frames, height, width] in 0..1, laid over each step's mask by `matte_mode`, one of masks.MATTES."""
 
     def __init__(
         self,
-        source: WordsHeat,
+        source: WordsHeat | MaskHeat,
         recorder: MapRecorder,
         target: WordsHeat,
         sigmas: Tensor,
-        latent_size: tuple[int, int],
+        latent_size: Cells,
         grow: int = 0,
         widen: int = 0,
         matte: Tensor | None = None,
         matte_mode: str = "",
+        soft: float = 0.0,
     ):
-        self.source, self.recorder, self.target = source, recorder, target
-        self.sigmas, self.latent_size, self.grow, self.widen = sigmas, latent_size, grow, widen
+        super().__init__(len(source), len(sigmas) - 1, latent_size, grow, widen, soft)
+        self.source, self.recorder, self.target, self.sigmas = source, recorder, target, sigmas
         self.matte, self.matte_mode = matte, matte_mode
         self.whole_weight = sum(signal_share(float(sigma)) for sigma in sigmas[:-1])
-        self.threshold, self.wider = 0.0, 0  # set by each step
-        self.cells = torch.empty(0)
-
-    def source_masks(self) -> Iterator[Tensor]:
-        """Where the source words alone see the object, a span of frames at a time. [frames, height, width] of 0 and 1"""
-        threshold = self.find_threshold()
-        yield from (inside(self.heat(span), threshold) for span in spans(len(self.source)))
+        self.threshold = self.find_threshold()
 
     def find_threshold(self) -> float:
         """Of the heat so far; what a matte keeps out has no say."""
         counts = np.zeros(256, int)
-        for span in spans(len(self.source)):
+        for span in spans(self.frames):
             heat, allowed = self.heat(span), self.allowed(span)
             counts += histogram(heat if allowed is None else heat[allowed > 0.5])
         return half_height(counts) if counts.any() else 1.0
 
     def at_step(self, step: int) -> Tensor:
-        """The step's mask on the latent grid, [frames, 1, h, w] of 0 and 1. Called once a step, before the step's model call."""
         found = self.recorder.finish()
         if found and self.target.phrases:
             add_level(self.target, self.recorder.words, found)
-        self.threshold = self.find_threshold()
-        self.wider = widened(self.widen, step, len(self.sigmas) - 1)
-        self.cells = torch.cat([to_latent_mask(self.pixels(span), *self.latent_size) for span in spans(len(self.source))])
+            self.threshold = self.find_threshold()
+        cells = super().at_step(step)
         self.recorder.begin(float(self.sigmas[step]))
-        return self.cells
+        return cells
 
     def heat(self, frames: slice) -> Tensor:
         """Heat of some frames, 0..1. [frames, height, width]"""
@@ -92,7 +146,9 @@ class OnlineMask:
             return None
         return with_matte(torch.ones_like(self.matte[frames]), self.matte[frames], self.matte_mode)
 
+    def outline(self, frames: slice) -> Tensor:
+        return inside(self.heat(frames), self.threshold)
+
     def pixels(self, frames: slice) -> Tensor:
-        """The last step's mask of some frames, at pixel size. [frames, height, width] in 0..1"""
-        mask = grow_mask(inside(self.heat(frames), self.threshold), self.grow + self.wider)
+        mask = super().pixels(frames)
         return mask if self.matte is None else with_matte(mask, self.matte[frames], self.matte_mode)

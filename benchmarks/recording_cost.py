@@ -58,14 +58,14 @@ class RecordingBench(SD15Bench):
         import comfy.samplers
 
         from blade.attention.record import CrossAttentionRecord
-        from blade.host.sampling import positive_uuids
+        from blade.host.sampling import positive_conds
 
         seconds = math.nan
         record = CrossAttentionRecord(self.recorder.words)
 
         def call_once(model, x, sigmas, extra_args, callback, disable):
             nonlocal seconds
-            self.conds.update(positive_uuids(model, self.recorder.words))
+            self.conds.update(positive_conds(model, self.recorder.words))
             begin = self.clock()
             if side == "on":
                 self.recorder.begin(sigmas[0])

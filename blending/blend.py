@@ -7,17 +7,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CALLS_PER_STEP = {"euler": 1, "heun": 2, "dpm_2": 2, "dpmpp_2m": 1, "ipndm": 1, "deis": 1}
+CALLS_PER_STEP = {
+    "euler": 1,
+    "heun": 2,
+    "dpm_2": 2,
+    "lms": 1,
+    "dpmpp_2m": 1,
+    "ipndm": 1,
+    "ipndm_v": 1,
+    "deis": 1,
+    "res_multistep": 1,
+    "gradient_estimation": 1,
+    "uni_pc": 1,
+    "uni_pc_bh2": 1,
+}
 """Solvers that are deterministic and ask for the model this often a step (once in a step that ends at sigma 0).
 The first call of a step is at the step's own sigma."""
+FEW_STEP = ("lcm", "lightning", "hyper", "turbo", "tcd")
 
 
 def check_solver(name: str) -> None:
     """Raises ValueError for a solver that cannot ride a deterministic trajectory, with those that can."""
-    if name not in CALLS_PER_STEP:
+    if name in CALLS_PER_STEP:
+        return
+    listed = ", ".join(CALLS_PER_STEP)
+    if any(kind in str(name).lower() for kind in FEW_STEP):
         raise ValueError(
-            f"sampler_name is {name!r}, which adds noise of its own or has not been tested on a trajectory. Choose one of: {', '.join(CALLS_PER_STEP)}."
+            f"sampler_name is {name!r}. Few-step sampling (LCM, Lightning, Hyper, Turbo) throws new noise in at every step, or jumps so far that the "
+            "clip's path from noise cannot be followed. Take the checkpoint without such a LoRA, 20 steps or more, "
+            f"and one of: {listed}."
         )
+    raise ValueError(
+        f"sampler_name is {name!r}, which adds noise of its own or has not been tested on a trajectory. Choose one of: {listed}."
+    )
 
 
 class BlendedModel:
@@ -44,7 +66,7 @@ class BlendedModel:
         self.model, self.sigmas, self.background, self.mask_at = model, sigmas.clone(), background, mask
         self.agree = agree
         self.calls_per_step, self.step, self.calls_left = calls_per_step, -1, 0
-        self.mask = torch.empty(0)  # set by the first call
+        self.mask = self.mask_at(0)
 
     def __getattr__(self, name: str):
         return getattr(self.model, name)  # solvers look through to inner_model
@@ -53,7 +75,7 @@ class BlendedModel:
         if self.calls_left == 0:
             self.step += 1
             self.calls_left = 1 if self.sigmas[self.step + 1] == 0 else self.calls_per_step
-            self.mask = self.mask_at(self.step).to(x)
+            self.mask = (self.mask_at(self.step) if self.step else self.mask).to(x)
         self.calls_left -= 1
         level = sigma.flatten()[0]
         behind = self.background(level).to(x)
@@ -66,11 +88,21 @@ class BlendedModel:
         """The denoised value that leads a solver along the trajectory: D = x - sigma * dx/dsigma, with the slope
         towards the next level of the solver's grid; the clip's own latent where that level is 0."""
         below = self.sigmas[self.sigmas < sigma * (1 - 1e-6)]
-        following = below[0] if len(below) else self.sigmas[-1]
+        following = below[0] if len(below) else torch.zeros_like(sigma)
         next_behind = self.background(following).to(behind)
         if following == 0:
             return next_behind
         return behind - sigma * (behind - next_behind) / (sigma - following)
+
+
+def foreground_start(inverted: Tensor, clip: Tensor, sigma: Tensor, noise: Tensor, amount: Tensor) -> Tensor:
+    """Where the edit begins: the inverted latent, the clip under fresh noise, or a mixture that keeps the noise's variance.
+
+    inverted, clip, noise: [frames, channels, h, w], noise of unit variance; amount: [frames or 1, 1, h, w], 0 the inverted latent (to the bit),
+    1 fresh noise, which forgets what the inverted noise remembers of the old object. Paper silent; fresh noise is blended latent diffusion's."""
+    remembered = (inverted - clip) / sigma
+    mixed = clip + sigma * ((1 - amount).sqrt() * remembered + amount.sqrt() * noise)
+    return torch.where(amount > 0, mixed, inverted)
 
 
 def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
@@ -95,8 +127,9 @@ def sample_blended(
 ) -> Tensor:
     """Samples with `solver` inside the mask and along `background` outside; returns [frames, channels, h, w].
 
-    Arguments before the star are those of every k-diffusion sampler. The solver gets its own copy of the sigmas, since some write
-    into theirs. The last blend uses the last step's mask."""
+    Arguments before the star are those of every k-diffusion sampler. x is where the inside begins; outside the first mask the background
+    does. The solver gets its own copy of x and of the sigmas, since some write into theirs. The last blend uses the last step's mask."""
     blended = BlendedModel(model, sigmas, background, mask, calls_per_step, agree)
-    x = solver(blended, x, sigmas.clone(), extra_args=extra_args, callback=callback, disable=disable)
+    x = blend(x, background(sigmas[0]).to(x), blended.mask.to(x))
+    x = solver(blended, x, sigmas.clone(), extra_args=extra_args or {}, callback=callback, disable=disable)
     return blend(x, background(sigmas[-1]).to(x), blended.mask)

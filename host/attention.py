@@ -16,6 +16,8 @@ from .fingerprint import TEMPORAL
 from .frames import KEY, SELF, frame_pass, rows_of, with_frame_batches
 
 Block = tuple[str, int]  # "input", "middle" or "output", and its number
+Cond = tuple[Hashable, int]  # a cond's uuid, and its place among those that guidance asks for together
+DIFFUSION_MODEL = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
 Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
 """handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]; attend runs whatever would have
 run without this patch (another pack's replacement, or the host's attention of choice)."""
@@ -55,22 +57,21 @@ class _Everywhere(dict):
         return replacement
 
 
-def with_attention(
-    model,
-    key: str,
+def attention_wrapper(
+    unet: UNetModel,
     *,
     self_attention: Handler | None = None,
     cross_attention: Handler | None = None,
     self_where: Callable[[tuple[int, int]], bool] | None = None,
-):
-    """A clone of a MODEL whose self- or cross-attention layers all go through a handler. The given MODEL is not changed.
+) -> Callable:
+    """A DIFFUSION_MODEL wrapper that sends all self- or cross-attention layers through a handler.
 
     self_where: in which sizes of feature maps self-attention does; by default in all. Elsewhere a layer stays as it is: one that is handled
     holds its keys and values until the block ends, which a clip's peak of memory would show.
 
     The handlers are placed inside each call of the diffusion model, around whatever patches_replace holds by then, so the order in which
-    packs patched does not matter and nothing outlives the call. A second patch under the same key replaces the first."""
-    handlers, unet = {"attn1": self_attention, "attn2": cross_attention}, model.get_model_object("diffusion_model")
+    packs patched does not matter and nothing outlives the call."""
+    handlers = {"attn1": self_attention, "attn2": cross_attention}
 
     def wrapper(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         replace = dict(transformer_options.get("patches_replace", {}))
@@ -80,10 +81,15 @@ def with_attention(
                 replace[name] = _Everywhere(replace.get(name, {}), handler, chosen)
         return executor(x, timesteps, context, y, control, {**transformer_options, "patches_replace": replace}, **kwargs)
 
+    return wrapper
+
+
+def with_attention(model, key: str, **handlers):
+    """A clone of a MODEL whose attention layers go through handlers (`attention_wrapper`). The given MODEL is not changed. A second patch
+    under the same key replaces the first."""
     model = model.clone()
-    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    model.remove_wrappers_with_key(kind, key)
-    model.add_wrapper_with_key(kind, key, wrapper)
+    model.remove_wrappers_with_key(DIFFUSION_MODEL, key)
+    model.add_wrapper_with_key(DIFFUSION_MODEL, key, attention_wrapper(model.get_model_object("diffusion_model"), **handlers))
     return model
 
 
@@ -149,29 +155,27 @@ def with_temporal_attention(
     model = with_frame_batches(model, keys if strength else SELF, size)
     told = model.model_options.setdefault("transformer_options", {})
     if not strength or keys.plain:
-        model.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, TEMPORAL)  # an earlier node's
+        model.remove_wrappers_with_key(DIFFUSION_MODEL, TEMPORAL)  # an earlier node's
         told.pop(TEMPORAL, None)
         return model
     told[TEMPORAL] = f"{keys}, strength {strength:g}, scales {scales[0]} to {scales[1]}, from {percent[0]:g} to {percent[1]:g}"
     return with_attention(model, TEMPORAL, self_attention=across_frames)
 
 
-def rows_of_conds(options: dict, uuids: set, batch: int) -> list[int]:
-    """Rows of the batch that belong to these positive conds, cond after cond. Batches are cond-major.
+def rows_of_conds(options: dict, conds: set[Cond], batch: int) -> list[int]:
+    """Rows of the batch that belong to these conds, cond after cond. Batches are cond-major.
 
     Under an area core gives the negative cond that it makes the positive's uuid, so the uuid alone does not tell."""
     present, signs = options.get("uuids", []), options.get("cond_or_uncond", [])
     frames = batch // max(len(present), 1)
-    wanted = [place for place, (uuid, sign) in enumerate(zip(present, signs, strict=False)) if uuid in uuids and sign == 0]
+    wanted = [place for place, cond in enumerate(zip(present, signs, strict=False)) if cond in conds]
     return [place * frames + frame for place in wanted for frame in range(frames)]
 
 
-def record_cross_attention(model, recorder, conds: set):
-    """A clone of a MODEL whose cross-attention, and the self-attention of the same blocks, is shown to a recorder
-    (attention.record.MapRecorder), for the conds whose uuids are in `conds` by the time the model runs.
-    The MODEL is one that host.frames.in_frame_batches gives. Without a recorder, the MODEL as it is."""
-    if recorder is None:
-        return model
+def recording(recorder, conds: set[Cond]) -> dict:
+    """What `attention_wrapper` takes to show cross-attention, and the self-attention of the same blocks, to a recorder
+    (attention.record.MapRecorder), for the conds that are in `conds` by the time the model runs (host.sampling.conds_where).
+    Frames must pass in the batches of host.frames."""
 
     def shown_to(see: Callable[..., None]) -> Handler:
         def watch(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
@@ -184,5 +188,9 @@ def record_cross_attention(model, recorder, conds: set):
 
         return watch
 
-    handlers = {"self_attention": shown_to(recorder.look), "cross_attention": shown_to(recorder.add)}
-    return with_attention(model, "blade_record", **handlers, self_where=recorder.spreads_at)
+    return {"self_attention": shown_to(recorder.look), "cross_attention": shown_to(recorder.add), "self_where": recorder.spreads_at}
+
+
+def record_cross_attention(model, recorder, conds: set[Cond]):
+    """A clone of a MODEL that shows its attention to a recorder (`recording`). Without a recorder, the MODEL as it is."""
+    return model if recorder is None else with_attention(model, "blade_record", **recording(recorder, conds))

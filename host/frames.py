@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +47,8 @@ def frame_pass(options: dict, rows: int) -> FramePass | None:
     return found if found is not None and rows == conds * len(found.clip) else None
 
 
-def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
-    """A clone of a MODEL through which the frames of a clip pass in batches of `size` (0: automatic, from free memory and at most 16).
+def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
+    """A CALC_COND_BATCH wrapper through which the frames of a clip pass in batches of `size` (0: automatic, from free memory and at most 16).
 
     Under every sampler, with whatever conds, areas, hooks and ControlNets: the batches are made where core has not yet laid out conds and
     uncond, around AnimateDiff-style windows' own. keys: what temporal attention will ask for, so that it is carried along."""
@@ -85,6 +85,12 @@ def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
                     result[rows] = output
         return results
 
+    return calc_cond_batch
+
+
+def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
+    """A clone of a MODEL through which the frames of a clip pass in batches (`frame_batches`)."""
+
     def prepare_sampling(executor, patcher, noise_shape, *args, **kwargs):
         """What is loaded leaves room for one batch, not for the clip."""
         shape = list(noise_shape)
@@ -93,7 +99,7 @@ def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
 
     model = model.clone()
     kinds = comfy.patcher_extension.WrappersMP
-    for kind, wrapper in ((kinds.CALC_COND_BATCH, calc_cond_batch), (kinds.PREPARE_SAMPLING, prepare_sampling)):
+    for kind, wrapper in ((kinds.CALC_COND_BATCH, frame_batches(keys, size)), (kinds.PREPARE_SAMPLING, prepare_sampling)):
         model.remove_wrappers_with_key(kind, KEY)
         model.add_wrapper_with_key(kind, KEY, wrapper)
     return model

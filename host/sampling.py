@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import comfy.sample
+import comfy.model_management
 import comfy.samplers
+import comfy.utils
 import latent_preview
+import numpy as np
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 from torch import Tensor
 
 from ..attention.words import PromptWords
+from .attention import Cond
 from .words import KEY
 
 
@@ -65,22 +68,56 @@ def solver_function(name: str) -> Callable[..., Tensor]:
     return comfy.samplers.sampler_object(name).sampler_function
 
 
-def positive_uuids(model, words: PromptWords) -> set:
-    """Ids by which this run's positive conds with these words can be recognised in a batch. `model` is what a sampler function is given."""
-    return {cond["uuid"] for cond in model.inner_model.conds["positive"] if cond.get(KEY) == words}
+def conds_where(model, wanted: Callable[[dict], bool]) -> list[tuple[dict, Cond]]:
+    """This run's conds of a kind, other than negative ones, each with what it can be recognised by in a batch. `model` is what a sampler
+    function is given; the dicts are this run's own."""
+    listed = model.inner_model.conds
+    # core's dual guidance asks for the negative cond first and calls its second positive "middle"
+    places = {"middle": 1, "positive": 2} if "middle" in listed else {"positive": 0}
+    return [(cond, (cond["uuid"], place)) for name, place in places.items() for cond in listed.get(name) or () if wanted(cond)]
 
 
-def run_sampler(model, function: Callable[..., Tensor], sigmas: Tensor, positive, negative, cfg: float, latent: Tensor) -> Tensor:
+def positive_conds(model, words: PromptWords) -> set[Cond]:
+    """What this run's positive conds with these words can be recognised by in a batch."""
+    return {known for _, known in conds_where(model, lambda cond: cond.get(KEY) == words)}
+
+
+def as_sampler(function: Callable[..., Tensor]):
+    """A sampler function as a SAMPLER."""
+    return comfy.samplers.KSAMPLER(function)
+
+
+class ScheduledGuider(comfy.samplers.CFGGuider):
+    """Core's classifier-free guidance, of a strength that changes evenly over the steps, from `cfg` at the first to `cfg_end` at the last."""
+
+    def set_cfg(self, cfg: float, cfg_end: float | None = None) -> None:
+        super().set_cfg(cfg)
+        self.ends = cfg, cfg if cfg_end is None else cfg_end
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):
+        begin, end = self.ends
+        if begin != end:
+            levels = model_options["transformer_options"]["sample_sigmas"][:-1].tolist()
+            super().set_cfg(float(np.interp(float(timestep[0]), levels[::-1], np.linspace(end, begin, len(levels)))))
+        return super().predict_noise(x, timestep, model_options, seed)
+
+
+def run_sampler(
+    model, function: Callable[..., Tensor], sigmas: Tensor, positive, negative, cfg: float, latent: Tensor, cfg_end: float | None = None
+) -> Tensor:
     """Runs a sampler function in ComfyUI's chain, with progress, preview and cancellation.
 
     function(model, x, sigmas, extra_args, callback, disable) gets the clip's own latent in model space as x, since the noise is zero;
     what it returns goes through process_latent_out, which changes last bits, so callers keep the model-space latent themselves.
     latent: [frames, channels, h, w] as LATENT holds it. Returns the sampled latent, as LATENT holds it."""
-    callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
-    sampler = comfy.samplers.KSAMPLER(function)
-    return comfy.sample.sample_custom(
-        model, torch.zeros_like(latent), cfg, sampler, sigmas, positive, negative, latent, callback=callback, disable_pbar=False, seed=0
-    )
+    guider = ScheduledGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg, cfg_end)
+    samples = guider.sample(
+        torch.zeros_like(latent), latent, as_sampler(function), sigmas,
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
+    )  # fmt: skip
+    return samples.to(comfy.model_management.intermediate_device())
 
 
 def latent_out(model, latent: Tensor) -> Tensor:

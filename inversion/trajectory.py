@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+REACH = 2  # times the highest level: how far above it a path may be followed
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -67,14 +69,20 @@ class Trajectory:
         return self.latents.nbytes + sum(part.nbytes for part in (self.exact_clip, self.record) if part is not None)
 
     def at(self, sigma: float | Tensor) -> Tensor:
-        """The latent at exactly this sigma: stored where the level is stored, else linear in sigma between its neighbours.
+        """The latent at exactly this sigma: stored where the level is stored, else linear in sigma between its neighbours. A little above the
+        highest level, where core's own grids begin, the path goes on straight, away from the clip.
 
-        Returns [frames, channels, h, w] fp32 on the CPU. Raises ValueError above the highest level that the inversion reached.
+        Returns [frames, channels, h, w] fp32 on the CPU. Raises ValueError above twice the highest level that the inversion reached.
         Paper silent on levels between; linear interpolation is ours."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device="cpu")
+        sigma, highest = torch.as_tensor(sigma, dtype=torch.float32, device="cpu"), self.sigmas[-1]
         above = int(torch.searchsorted(self.sigmas, sigma * (1 - 1e-6)))
         if above == len(self.sigmas):
-            raise ValueError(f"sigma {float(sigma):.4f} lies above the trajectory's highest level, {float(self.sigmas[-1]):.4f}.")
+            if sigma > REACH * highest:
+                raise ValueError(
+                    f"sigma {float(sigma):.4f} lies far above the trajectory's highest level, {float(highest):.4f}. Begin at most at {REACH} times "
+                    "that, or invert deeper."
+                )
+            return torch.lerp(self.clip, self.level(above - 1), float(sigma / highest))
         if above == 0 or torch.isclose(self.sigmas[above], sigma, rtol=1e-6, atol=0):
             return self.level(above)
         low, high = self.sigmas[above - 1], self.sigmas[above]

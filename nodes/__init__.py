@@ -3,7 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .decode_video import DecodeVideo
+from .edit import EditNode
 from .encode_video import EncodeVideo
+from .guider import CFGSchedule
 from .invert import DDIMInvert
 from .load_trajectory import LoadTrajectory
 from .load_video import LoadVideo
@@ -11,6 +13,7 @@ from .mask import CrossAttentionMask
 from .prompt import Prompt
 from .reconstruction import ReconstructionCheck
 from .sampler import BlendedSampler
+from .sampler_select import BlendedSamplerSelect
 from .save_trajectory import SaveTrajectory
 from .temporal import TemporalAttention
 
@@ -28,5 +31,8 @@ class BladeExtension(ComfyExtension):
             LoadTrajectory,
             CrossAttentionMask,
             BlendedSampler,
+            EditNode,
+            BlendedSamplerSelect,
+            CFGSchedule,
             DecodeVideo,
         ]

@@ -13,7 +13,7 @@ from ..host.attention import record_cross_attention
 from ..host.fingerprint import patches_of, weights_sample
 from ..host.frames import in_frame_batches
 from ..host.job import Job
-from ..host.sampling import core_sigmas, positive_uuids, run_sampler, schedule_names, sigma_table, unet_family
+from ..host.sampling import core_sigmas, positive_conds, run_sampler, schedule_names, sigma_table, unet_family
 from ..host.vae import check_latent
 from ..host.words import words_of
 from ..inversion.ddim import invert_ddim
@@ -164,7 +164,7 @@ class DDIMInvert(io.ComfyNode):
 
         def function(model, x, sigmas, extra_args, callback, disable):
             if words is not None:
-                conds.update(positive_uuids(model, words))
+                conds.update(positive_conds(model, words))
             with naming(TITLE, "model"):
                 return invert_ddim(
                     model, x, sigmas, extra_args, callback, disable,

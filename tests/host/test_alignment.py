@@ -34,7 +34,7 @@ def test_an_empty_mask_gives_back_the_clip_to_the_bit(solver):
 
 
 def test_a_full_mask_is_the_stock_solver_to_the_bit(solver):
-    stock = solver[1](network, START, SIGMAS.clone(), disable=True)
+    stock = solver[1](network, START, SIGMAS.clone(), extra_args={}, disable=True)
     assert torch.equal(edit(solver, lambda step: torch.ones(3, 1, 6, 6)), stock)
 
 

@@ -58,7 +58,7 @@ def host(comfy, checkpoint):
             """The MODEL with the recorder, and what a sampler function has to do before it calls the model."""
             conds = set()
             recorded = blade.host.attention.record_cross_attention(model, recorder, conds)
-            return recorded, lambda denoiser: conds.update(blade.host.sampling.positive_uuids(denoiser, recorder.words))
+            return recorded, lambda denoiser: conds.update(blade.host.sampling.positive_conds(denoiser, recorder.words))
 
         @torch.inference_mode()
         def once(self, model, conds, size, recorder=None, windows=None, cfg=CFG):

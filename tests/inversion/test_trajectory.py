@@ -21,9 +21,15 @@ def test_a_rounding_error_above_the_top_is_the_top():
     assert torch.equal(TRAJECTORY.at(10.000001), LATENTS[3])
 
 
-def test_above_the_top_is_refused_with_both_values():
-    with pytest.raises(ValueError, match="12.0000.*10.0000"):
-        TRAJECTORY.at(12)
+def test_a_little_above_the_top_the_path_goes_on_straight_away_from_the_clip():
+    """Core's own grids begin above diffusers' DDIM grid, on which clips are inverted."""
+    slope = (LATENTS[3] - LATENTS[0]) / 10
+    torch.testing.assert_close(TRAJECTORY.at(12), LATENTS[3] + 2 * slope)
+
+
+def test_far_above_the_top_is_refused_with_both_values():
+    with pytest.raises(ValueError, match="21.0000.*10.0000"):
+        TRAJECTORY.at(21)
 
 
 def test_frames_and_steps_are_those_of_the_tensors():

@@ -1,0 +1,77 @@
+"""Structure injection: inside the mask, self-attention's queries and keys of the clip's own pass, so that an edited thing keeps its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attention.temporal import Attend
+from .attention import layer_size
+from .frames import KEY, rows_of_all_conds
+
+HELD = "blade_structure"  # in transformer_options: the pass under way
+MOST_CELLS = 1300  # of a layer that takes part: 32x32 at 512 px. Finer ones would hold 26 MiB a frame, and carry texture rather than shape
+OTHERS = ("control", "hooks", "gligen")  # of a cond: they need a model loaded, or weights patched, which core did not for this one
+
+
+@dataclass
+class SourcePass:
+    """What the clip's own pass leaves for the edit's: queries and keys by layer. inside: where they are used, [frames, 1, h, w]."""
+
+    inside: Tensor
+    layers: dict[Hashable, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    whole: bool = False  # whether the clip's own pass is over
+
+
+def source_conds(model, source: list, x: Tensor) -> list[dict]:
+    """CONDITIONING as the model takes it. `model` is what a sampler function is given, x the clip's latents."""
+    guider = model.inner_model
+    conds = [{name: value for name, value in cond.items() if name not in OTHERS} for cond in comfy.sampler_helpers.convert_cond(source)]
+    return comfy.samplers.process_conds(guider.inner_model, x, {"source": conds}, x.device)["source"]
+
+
+def asking_the_source(
+    conds: list[dict], background: Callable[[Tensor], Tensor], inside: Callable[[float], Tensor | None]
+) -> tuple[Callable, dict]:
+    """A CALC_COND_BATCH wrapper, to stand inside that of host.frames, and what host.attention.attention_wrapper takes.
+
+    Before each call the model is also asked for the source prompt at the clip's own latent of that level (background(sigma)), and its queries and
+    keys take the place of the edit's at the cells where inside(sigma) says so; None asks for nothing. Values stay the edit's.
+
+    Paper silent; after Plug-and-Play (Tumanyan et al. 2022, section 4.2), whose features are left out, and kept inside the mask."""
+
+    def calc_cond_batch(executor, inner, edits, x, timestep, model_options):
+        options = model_options["transformer_options"]
+        passing, cells = options[KEY], inside(float(timestep[0]))
+        if cells is None:
+            return executor(inner, edits, x, timestep, model_options)
+        behind = background(timestep[0])
+        rows, frames = list(passing.clip), len(behind)
+        held = SourcePass(cells.expand(frames, -1, -1, -1)[rows].to(x))
+        options = {**model_options, "transformer_options": {**options, HELD: held}}
+        executor(inner, rows_of_all_conds([conds], rows, frames), behind[rows].to(x), timestep, options)
+        held.whole = True
+        return executor(inner, edits, x, timestep, options)
+
+    def look(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
+        held, layer = options.get(HELD), (options["block"], options["block_index"])
+        if held is not None and not held.whole:
+            held.layers[layer] = q, k
+        elif held is not None and layer in held.layers:
+            own_q, own_k = held.layers[layer]
+            # Another patch (HyperTile, token merging) may have changed the cells: then the layer is left alone.
+            if q.shape[1:] == own_q.shape[1:] and k.shape[1:] == own_k.shape[1:] and len(q) % len(own_q) == 0 == len(k) % len(own_k):
+                inside = F.adaptive_max_pool2d(held.inside, layer_size(options)).flatten(1)[..., None] > 0.5
+                if inside.shape[1] == q.shape[1]:
+                    prompts = len(q) // len(own_q)
+                    inside = inside.repeat(prompts, 1, 1)
+                    q, k = (torch.where(inside, own.repeat(prompts, 1, 1), new) for own, new in ((own_q, q), (own_k, k)))
+        return attend(q, k, v)
+
+    return calc_cond_batch, {"self_attention": look, "self_where": lambda size: size[0] * size[1] <= MOST_CELLS}

@@ -1,0 +1,276 @@
+"""Edit: what should change and where, for one of several edits in a pass; and what the samplers make of edits."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from comfy_api.latest import io
+
+from ..attention.heat import WordsHeat, record_heat, spans
+from ..attention.masks import MATTES
+from ..attention.online import FixedMask, MaskHeat, OnlineMask, StepMask
+from ..attention.record import MapRecorder, recorded_sizes
+from ..attention.words import Phrase, PromptWords, changed_columns
+from ..blending.consensus import Consensus, object_places
+from ..blending.layers import Layer, Layers
+from ..host.blended import PromptedEdit, tagged
+from ..host.sampling import percent_to_sigma
+from ..host.words import words_of
+from ..inversion.trajectory import Trajectory
+from .common import CATEGORY, CELL, clip_mask, naming
+
+TITLE = "Edit (BLADE)"
+EditsSocket = io.Custom("BLADE_EDITS")
+ALONE, SOURCE = "alone", "source"
+
+
+def edit_inputs() -> list:
+    """The inputs that say where an edit is and how it begins; shared by all nodes that take one."""
+    return [
+        io.String.Input(
+            "source_words",
+            default="",
+            tooltip='Words of the source prompt whose place is edited, written as in Cross-Attention Mask: "red car, -road, wheels:0.5, car#2". '
+            "Empty: the words that change.",
+        ),
+        io.String.Input(
+            "target_words",
+            default="",
+            tooltip="Words of the target prompt that may widen the mask, written the same way. Empty: the words that change.",
+        ),
+        io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
+        io.Int.Input(
+            "widen",
+            default=0,
+            min=0,
+            max=256,
+            tooltip="Widens the mask by so many pixels more at the first step, falling to none at the last. For thin things, which hardly "
+            "cover a latent cell of 8x8 pixels: try 8.",
+        ),
+        io.Float.Input(
+            "feather",
+            default=0.0,
+            min=0.0,
+            max=256.0,
+            step=0.5,
+            tooltip="Fades the mask out over so many pixels beyond its outline. The clip changes there too: for an edge that Pixel Composite "
+            "should not cut, leave it at 0 and feather there.",
+        ),
+        io.Float.Input(
+            "renoise",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="How the edit begins. 0: from the clip's own inverted noise, which remembers the old thing's shape and light. 1: from fresh noise, "
+            "which forgets it, for a replacement that the old thing shines through. Each seed is another variation.",
+        ),
+        io.Float.Input(
+            "structure",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="Share of the way from noise to clip during which the thing keeps the clip's own structure: its self-attention looks where the "
+            "clip's does. For another colour or material, try 0.5; 0 for another kind of thing. Needs the source prompt at source; "
+            "that part takes half as long again.",
+        ),
+        io.Combo.Input(
+            "mask_mode",
+            options=[ALONE, SOURCE, *MATTES],
+            default=ALONE,
+            tooltip="What a connected mask does. alone: it is the mask, and the words are not used. source: it says where the old thing is, and the "
+            "target words may widen it. limit, add, subtract: the words draw the mask, which stays inside it, is joined with it, or keeps out of it.",
+        ),
+    ]
+
+
+def mask_input():
+    return io.Mask.Input("mask", optional=True, tooltip="A mask of your own, or Cross-Attention Mask's: one for the clip or one a frame.")
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What should change and where. target: CONDITIONING; the rest as the inputs of `edit_inputs`. title: of the node that made it, for errors."""
+
+    title: str
+    target: list
+    source_words: str = ""
+    target_words: str = ""
+    grow: int = 0
+    widen: int = 0
+    feather: float = 0.0
+    renoise: float = 0.0
+    structure: float = 0.0
+    mask_mode: str = ALONE
+    mask: torch.Tensor | None = None
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def positive(self) -> list:
+        """The target prompt, so marked that the sampler knows it for this edit's."""
+        return tagged(self.target, self.tag)
+
+    def step_mask(self, trajectory: Trajectory, sigmas: torch.Tensor) -> StepMask:
+        """Its mask, step by step on these sigmas. Raises ValueError, naming node and input, where mask or words do not fit the trajectory."""
+        cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
+        height, width = (side * CELL for side in cells)
+        mask = self.mask
+        if mask is not None:
+            with naming(self.title, "mask"):
+                mask = clip_mask(mask, trajectory.frames, height, width)
+            if self.mask_mode == ALONE:
+                return FixedMask(mask, len(sigmas) - 1, cells, self.grow, self.widen, self.feather)
+        masked = mask is not None and self.mask_mode == SOURCE
+        source, words, aim = self.words(trajectory, masked)
+        if masked and mask is not None:
+            heat: WordsHeat | MaskHeat = MaskHeat(mask)
+        else:
+            with naming(self.title, "trajectory"):
+                heat = record_heat(trajectory.record, source, height, width)
+        recorder = MapRecorder(words, recorded_sizes(*cells), trajectory.frames)
+        matte, mode = (None, "") if masked else (mask, self.mask_mode)
+        return OnlineMask(heat, recorder, WordsHeat(aim, height, width), sigmas, cells, self.grow, self.widen, matte, mode, self.feather)
+
+    def words(self, trajectory: Trajectory, masked: bool) -> tuple[tuple[Phrase, ...], PromptWords, tuple[Phrase, ...]]:
+        """The words that say where to edit: phrases of the source prompt; the target prompt's words, and phrases of those. masked: whether a mask
+        says in the place of the source prompt's words."""
+        record, goal = trajectory.record, words_of(self.target)
+        if record is None:
+            raise ValueError(
+                f"{self.title}, input trajectory: no words were recorded with it, so no mask can draw itself. "
+                "Make the source prompt of DDIM Invert with a Prompt (BLADE) node, or connect a mask."
+            )
+        if goal is None:
+            raise ValueError(
+                f"{self.title}, input target: its words are not known, so no mask can draw itself. Make it with a Prompt (BLADE) node, or connect a mask."
+            )
+        source: tuple[Phrase, ...] = ()
+        aim: tuple[Phrase, ...] = ()
+        if self.source_words.strip():
+            with naming(self.title, "source_words"):
+                source = record.words.choose(self.source_words)
+        if self.target_words.strip():
+            with naming(self.title, "target_words"):
+                aim = goal.choose(self.target_words)
+        if not self.source_words.strip() or not self.target_words.strip():
+            with naming(self.title, "target"):
+                changed = [
+                    (Phrase("the words that change", columns),) if columns else () for columns in changed_columns(record.words, goal)
+                ]
+            source = source if self.source_words.strip() else changed[0]
+            aim = aim if self.target_words.strip() else changed[1]
+        if not source and not masked:
+            raise ValueError(
+                f"{self.title}, input source_words: the target prompt only adds words, so none of the source prompt says where to edit. "
+                f"Name words of the source prompt {record.words.text!r}."
+            )
+        return source, goal, aim
+
+
+class Pass:
+    """Edits made ready for one run of a sampler: their masks, how their frames agree, what they need of the model.
+
+    consensus, until: how far frames agree, and for which share of the way from noise to clip. window: shares of the steps between which masks hold.
+    Raises ValueError as Edit.step_mask does."""
+
+    def __init__(
+        self,
+        model,
+        trajectory: Trajectory,
+        edits: Sequence[Edit],
+        sigmas: torch.Tensor,
+        consensus: float,
+        until: float,
+        window: tuple[float, float],
+    ):
+        self.trajectory, self.sigmas, steps = trajectory, sigmas, len(sigmas) - 1
+        self.masks = [edit.step_mask(trajectory, sigmas) for edit in edits]
+        held = [
+            Layer(mask.at_step, edit.renoise, self.consensus(mask, consensus, percent_to_sigma(model, until)))
+            for mask, edit in zip(self.masks, edits, strict=True)
+        ]
+        first, last = (round(share * steps) for share in window)
+        self.layers = Layers(held, (first, last))
+        self.prompted = [
+            PromptedEdit(
+                edit.tag,
+                mask.recorder if isinstance(mask, OnlineMask) else None,
+                percent_to_sigma(model, edit.structure) if edit.structure else math.inf,
+            )
+            for mask, edit in zip(self.masks, edits, strict=True)
+        ]
+
+    @staticmethod
+    def consensus(mask: StepMask, amount: float, until: float) -> Consensus | None:
+        """How an edit's frames agree along its mask. One that does not move says nothing of how the thing in it does."""
+        still = isinstance(mask, FixedMask) and torch.equal(mask.mask, mask.mask[:1].expand_as(mask.mask))
+        return Consensus(object_places(mask.source_masks()), amount, until) if amount and not still else None
+
+    def cells(self) -> torch.Tensor:
+        """The last step's mask of all edits, on the latent grid. [frames, h, w]"""
+        return _joined([mask.cells[:, 0] for mask in self.masks])
+
+    def pixels(self) -> torch.Tensor:
+        """The same at pixel size. [frames, height, width]"""
+        return torch.cat([_joined([mask.pixels(span) for mask in self.masks]) for span in spans(self.trajectory.frames)])
+
+
+def _joined(masks: list[torch.Tensor]) -> torch.Tensor:
+    found = masks[0]
+    for mask in masks[1:]:
+        found = torch.maximum(found, mask)
+    return found
+
+
+def check_structure(title: str, edits: Sequence[Edit], source) -> None:
+    """Raises ValueError where structure is to be kept and no source prompt says what the clip shows."""
+    if source is None and any(edit.structure for edit in edits):
+        raise ValueError(
+            f"{title}, input source: structure is {max(edit.structure for edit in edits)}, which needs the source prompt. Connect the one that "
+            "DDIM Invert has, or set structure to 0."
+        )
+
+
+class EditNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_Edit",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="One more edit in the same pass: other words, another target prompt, another mask. Chain as many as you like; where two "
+            "overlap, the later one is seen.",
+            inputs=[
+                io.Conditioning.Input(
+                    "target",
+                    tooltip="What should be in the clip where this edit is, from a Prompt (BLADE) node. Other edits' words need not be in it.",
+                ),
+                *edit_inputs(),
+                mask_input(),
+                EditsSocket.Input("previous", optional=True, tooltip="Edits that this one lies over."),
+            ],
+            outputs=[EditsSocket.Output(display_name="edits", tooltip="For Blended Sampler, or for the next Edit.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        target,
+        source_words: str,
+        target_words: str,
+        grow: int = 0,
+        widen: int = 0,
+        feather: float = 0.0,
+        renoise: float = 0.0,
+        structure: float = 0.0,
+        mask_mode: str = ALONE,
+        mask: torch.Tensor | None = None,
+        previous: tuple[Edit, ...] = (),
+    ) -> io.NodeOutput:
+        edit = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, mask_mode, mask)
+        return io.NodeOutput((*previous, edit))
