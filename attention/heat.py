@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .record import CrossAttentionRecord, LevelMaps, Maps, pick_columns, signal_share
+from .record import CrossAttentionRecord, LevelMaps, Maps, clear, pick_columns, signal_share
 from .words import Phrase, PromptWords
 
 SPAN = 32  # frames whose heat is looked at together at pixel size: a whole long clip's would not fit
@@ -93,14 +93,16 @@ class WordsHeat:
 
 
 def record_heat(record: CrossAttentionRecord, phrases: Sequence[Phrase], height: int, width: int) -> WordsHeat:
-    """Heat of some phrases over a whole record: of the maps that were spread along self-attention, where there are such, else of
-    every level's, by its share of signal."""
+    """Heat of some phrases over a whole record: of the maps that were spread along self-attention and, at finer resolutions, those of the
+    same levels; where nothing was spread, of every level's. Levels count by their share of signal."""
     heat = WordsHeat(phrases, height, width)
+    levels = [(signal_share(sigma), maps) for sigma, maps in zip(record.sigmas, record.levels, strict=True) if clear(sigma) or not record.spread]
     if record.spread:
         heat.add(record.words, record.spread, 1.0)
-        return heat
-    for sigma, maps in zip(record.sigmas, record.levels, strict=True):
-        heat.add(record.words, maps, signal_share(sigma))
+        whole = sum(share for share, _ in levels)
+        levels = [(share / whole, {size: of for size, of in maps.items() if size not in record.spread}) for share, maps in levels]
+    for share, maps in levels:
+        heat.add(record.words, maps, share)
     if not heat.weight:
         raise ValueError("no cross-attention maps have been recorded for these words.")
     return heat
@@ -115,7 +117,7 @@ def level_heat(record: CrossAttentionRecord, level: int, phrases: Sequence[Phras
 
 def add_level(heat: WordsHeat, words: PromptWords, found: LevelMaps) -> None:
     """Adds what a recorder saw at a level, spread where it was, by the level's share of signal."""
-    heat.add(words, found.maps if found.spread is None else found.spread, signal_share(found.sigma))
+    heat.add(words, {**found.maps, **(found.spread or {})}, signal_share(found.sigma))
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -81,8 +81,8 @@ def clear(sigma: float) -> bool:
 class LevelMaps:
     """What a recorder saw at one noise level: per resolution [frames, tokens, h, w], fp16, averaged over heads and layers.
 
-    maps: the cross-attention itself. spread: the same, at resolutions of up to MOST_SPREAD cells carried along the layers' self-attention
-    (`spread_maps`); None at levels that are not `clear`."""
+    maps: the cross-attention itself. spread: the same, carried along the layers' self-attention (`spread_maps`), at resolutions of up to
+    MOST_SPREAD cells; None where there are none, and at levels that are not `clear`."""
 
     sigma: float
     maps: Maps
@@ -234,7 +234,7 @@ class MapRecorder:
         maps = token_maps(q, k, heads, copies + torch.tensor(columns, device=q.device))
         rows = torch.tensor(clip, device=q.device)
         self.sum_up(False, size, rows, maps)
-        if clear(sigma):
+        if clear(sigma) and self.spreads_at(size):
             spread = before is not None and before[:2] == (size, tuple(clip))
             self.sum_up(True, size, rows, spread_maps(*before[2:], maps) if spread and before else maps)
         layers = self.layers.setdefault(size, maps.new_zeros(self.frames))

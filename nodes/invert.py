@@ -139,7 +139,8 @@ class DDIMInvert(io.ComfyNode):
         kept = dtype.itemsize * (steps + 1) * samples.numel() + (4 * samples.numel() if dtype != torch.float32 else 0)
         if words is not None:
             recorder, record = MapRecorder(words, recorded_sizes(*samples.shape[-2:]), len(samples)), CrossAttentionRecord(words)
-            kept += (2 * steps + 4) * len(samples) * len(words.columns) * sum(rows * columns for rows, columns in recorder.sizes)
+            cells = sum(rows * columns * (2 * steps + 4 * recorder.spreads_at((rows, columns))) for rows, columns in recorder.sizes)
+            kept += len(samples) * len(words.columns) * cells
         refine = refine if method == REFINED else 0
         job = Job(model, samples.shape, steps * (1 + refine), kept, in_memory=storage == MEMORY)
         with naming(TITLE, "latent"):

@@ -94,7 +94,7 @@ def seed_input():
         default=0,
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=io.ControlAfterGenerate.fixed,
+        control_after_generate=True,
         tooltip="Which fresh noise, where renoise is above 0: another variation of the edit. The background is the same for all.",
     )
 

@@ -167,3 +167,12 @@ def test_the_histogram_counts_each_step_of_heat_up_to_the_hottest():
     counts = histogram(torch.tensor([[[0.0, 0.5, 0.5, 1.0]]]))
     assert counts.shape == (256,)
     assert {step: int(counts[step]) for step in np.flatnonzero(counts)} == {0: 1, 127: 2, 255: 1}
+
+
+def test_resolutions_that_were_not_spread_count_with_the_clear_levels_own_maps():
+    fine_clear, fine_noisy = torch.rand(1, 4, 8, 8), torch.rand(1, 4, 8, 8)
+    coarse = torch.rand(1, 4, 4, 4)
+    record = CrossAttentionRecord(WORDS, [5.0, 0.4], [{(8, 8): fine_noisy}, {(8, 8): fine_clear, (4, 4): torch.rand(1, 4, 4, 4)}])
+    record.spread = {(4, 4): coarse}
+    expected = heat_of([RED], {(4, 4): coarse, (8, 8): fine_clear}, (16, 16))
+    assert torch.allclose(record_heat(record, [RED], 16, 16).at(WHOLE), expected.at(WHOLE), atol=1e-6)

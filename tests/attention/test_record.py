@@ -327,4 +327,4 @@ def test_maps_of_a_fine_resolution_are_not_spread():
     recorder.look(torch.randn(1, 576, 16), torch.randn(1, 576, 16), 2, size, 0.3, range(1))
     recorder.add(torch.randn(1, 576, 16), torch.randn(1, 77, 16), 2, size, 0.3, range(1))
     found = recorder.finish()
-    assert torch.equal(found.spread[size], found.maps[size])
+    assert found.spread is None and found.maps[size].any()

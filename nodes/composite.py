@@ -1,0 +1,109 @@
+"""Pixel Composite: the edit inside the mask, the source's own pixels outside, bit for bit."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..blending.composite import ALPHA, METHODS, composite, window
+from ..host.job import frame_ticks
+from .common import CATEGORY, naming
+from .save_video import check_pictures
+
+TITLE = "Pixel Composite (BLADE)"
+
+
+class PixelComposite(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_PixelComposite",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Lays the edited clip over its source: outside the mask every pixel is the source's own, bit for bit, so that nothing is "
+            "lost there in the VAE.",
+            inputs=[
+                io.Image.Input("source", tooltip="The frames that were encoded, from Load Video (BLADE)."),
+                io.Image.Input("edited", tooltip="The edited frames, from VAE Decode."),
+                io.Mask.Input("mask", tooltip="Where the edit shows: Blended Sampler's, or your own; one for the clip or one a frame."),
+                io.Int.Input(
+                    "grow",
+                    default=0,
+                    min=-256,
+                    max=256,
+                    tooltip="Widens the mask by so many pixels; negative values shrink it. Try 2 to 8 where a rim of the old object stays around "
+                    "the new one.",
+                ),
+                io.Float.Input(
+                    "feather",
+                    default=4.0,
+                    min=0.0,
+                    max=256.0,
+                    step=0.5,
+                    tooltip="The edit fades out over so many pixels around the mask; from there on all is source. The mask itself stays whole.",
+                ),
+                io.Float.Input(
+                    "colour_match",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Takes off the slight shift of colours that the VAE leaves, so that no seam shows. It is measured in the ground around "
+                    "the mask. 0 leaves the edit as it is; lower it where the edit shall change the whole frame's colours.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default=ALPHA,
+                    tooltip="alpha: mixes by the mask, and keeps the edit's colours. poisson (OpenCV's seamlessClone, 8 bits): carries the object's edges "
+                    "into the surroundings' colours. Good where the surroundings have one colour; it changes the object's colour, which defeats "
+                    "a colour edit.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="frames", tooltip="The source with the edit in it, of the source's size."),
+                io.Mask.Output(display_name="used_mask", tooltip="The feathered mask; where it is 0, the source is untouched."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        source: torch.Tensor,
+        edited: torch.Tensor,
+        mask: torch.Tensor,
+        grow: int = 0,
+        feather: float = 4.0,
+        colour_match: float = 1.0,
+        method: str = ALPHA,
+    ) -> io.NodeOutput:
+        with naming(TITLE, "source"):
+            check_pictures(source)
+        with naming(TITLE, "edited"):
+            check_pictures(edited)
+            if len(edited) != len(source):
+                raise ValueError(
+                    f"it has {len(edited)} frames, but source has {len(source)}. Connect as source the very frames that were encoded."
+                )
+            place = window(source.shape[1:3], edited.shape[1:3])
+        with naming(TITLE, "mask"):
+            mask = mask_of_edit(mask, source, edited, place)
+        return io.NodeOutput(*composite(source, edited, mask, grow, feather, colour_match, method, frame_ticks(len(source))))
+
+
+def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, edited: torch.Tensor, place: tuple[slice, slice]) -> torch.Tensor:
+    """A MASK of the source's or the edit's size as one of the edit's, [frames or 1, h, w] fp32 on the CPU. Raises ValueError where it does not fit."""
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    if len(mask) not in (1, len(source)):
+        raise ValueError(f"it has {len(mask)} frames, but the clip has {len(source)}. Give one mask, or one for each frame.")
+    if mask.shape[1:] not in (source.shape[1:3], edited.shape[1:3]):
+        raise ValueError(
+            f"it is {mask.shape[2]}x{mask.shape[1]} pixels, but source is {source.shape[2]}x{source.shape[1]}. Resize the mask to that; "
+            "in Blended Sampler set mask_size to pixels."
+        )
+    if mask.shape[1:] != edited.shape[1:3]:
+        mask = mask[:, place[0], place[1]]
+    mask = mask.float().cpu()
+    if not torch.isfinite(mask).all():
+        raise ValueError("it holds values that are not finite (NaN or infinity). Make it again.")
+    return mask.clamp(0, 1)

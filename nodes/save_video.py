@@ -1,0 +1,127 @@
+"""Save Video: frames to a video file or a folder of pictures, lossless where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..host.job import frame_ticks
+from ..video.save import FFV1, H264, PNG, SUFFIX, check_fps, check_sides, check_sound, save_video
+from .common import CATEGORY, naming
+from .save_trajectory import place
+
+TITLE = "Save Video (BLADE)"
+MOST_SHOWN = 16  # PNG frames in the node itself; the folder has all
+TOLD = {
+    H264: "mp4 plays everywhere.",
+    FFV1: "mkv keeps every bit of the frames, for further work; browsers do not show it.",
+    PNG: "PNG frames: a folder of pictures that keeps every bit too, with the sound beside them and without the frame rate.",
+}
+
+
+class SaveVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_SaveVideo",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Writes frames to ComfyUI's output folder: H.264 with the colours of HD video (BT.709, tagged), or lossless.",
+            inputs=[
+                io.Image.Input("frames", tooltip="The clip, such as Pixel Composite's."),
+                *file_inputs(H264, FFV1, PNG),
+                audio_input(),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, frames: torch.Tensor, fps: float, filename_prefix: str, format: str, crf: int, audio: dict | None = None
+    ) -> io.NodeOutput:
+        with naming(TITLE, "frames"):
+            check_pictures(frames)
+        tick = frame_ticks(len(frames))
+
+        def pictures() -> Iterator[np.ndarray]:
+            for frame in frames:
+                tick()
+                yield (frame[None].float().cpu().clamp(0, 1) * 255).round().byte().numpy()
+
+        _, shown = write_video(TITLE, pictures(), *frames.shape[1:3], fps, filename_prefix, format, crf, audio)
+        return io.NodeOutput(ui=shown)
+
+
+def file_inputs(*forms: str) -> list[io.Input]:
+    """Where and how a clip is written, for every node that writes one."""
+    return [
+        io.Float.Input(
+            "fps", default=24.0, min=0.01, max=1000.0, step=0.001, tooltip="Frames a second: that of Encode Video or Load Video."
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default="video/blade",
+            tooltip="The file's place and name in ComfyUI's output folder; a number is added.",
+        ),
+        io.Combo.Input("format", options=list(forms), tooltip=" ".join(TOLD[form] for form in forms)),
+        io.Int.Input(
+            "crf",
+            default=16,
+            min=0,
+            max=51,
+            tooltip="Quality of H.264 only: lower is better and larger, 16 looks like the original. Not used by lossless formats.",
+        ),
+    ]
+
+
+def audio_input() -> io.Input:
+    return io.Audio.Input("audio", optional=True, tooltip="Sound for the file; what lasts longer than the frames is cut.")
+
+
+def write_video(
+    title: str,
+    chunks: Iterable[np.ndarray],
+    height: int,
+    width: int,
+    fps: float,
+    filename_prefix: str,
+    format: str,
+    crf: int,
+    audio: dict | None,
+) -> tuple[Path, ui.PreviewVideo | ui.SavedImages]:
+    """Writes chunks of frames, uint8 RGB [frames, height, width, 3], by what file_inputs and audio_input gave. Returns the file or folder,
+    and what the page shows of it. Everything is checked before the first chunk is asked for; errors name the node and the input."""
+    with naming(title, "fps"):
+        check_fps(fps)
+    with naming(title, "format"):
+        check_sides(format, height, width)
+    waveform, sample_rate = (audio["waveform"][0], audio["sample_rate"]) if audio else (None, 0)
+    with naming(title, "audio"):
+        check_sound(waveform, sample_rate)
+    with naming(title, "filename_prefix"):
+        folder, name, counter, subfolder = place(filename_prefix, width, height)
+    path = Path(folder, f"{name}_{counter:05}_{SUFFIX[format]}")
+    written = save_video(path, chunks, fps, format, crf, waveform, sample_rate)
+    if format != PNG:
+        return path, ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+    some = np.linspace(0, written - 1, min(written, MOST_SHOWN)).round().astype(int)
+    within = Path(subfolder, path.name).as_posix()
+    return path, ui.SavedImages([ui.SavedResult(f"{number:05}.png", within, io.FolderType.output) for number in some])
+
+
+def check_pictures(frames: torch.Tensor) -> None:
+    """Raises ValueError for an IMAGE that is no clip of RGB frames: none, of another kind, or not finite."""
+    if frames.ndim != 4 or 0 in frames.shape:
+        raise ValueError(f"its shape is {list(frames.shape)}; give at least one frame, [frames, height, width, 3].")
+    if frames.shape[3] != 3:
+        raise ValueError(f"it has {frames.shape[3]} channels, but RGB has 3. Take the alpha off with Split Image with Alpha.")
+    for number, frame in enumerate(frames):  # one at a time: the whole clip's answer would be a quarter of its memory
+        if not torch.isfinite(frame).all():
+            raise ValueError(
+                f"frame {number} holds values that are not finite (NaN or infinity). Make it again; if a VAE made it, start ComfyUI with --fp32-vae."
+            )
