@@ -150,7 +150,7 @@ def draw_edit(seed: int, changes: str) -> Edit:
     return Edit(draw_clip(seed, rng, source_colour, source_shape, str(rng.choice(grounds))), colour, shape)
 
 
-COLOUR_EDITS = tuple(draw_edit(910_000 + index, "colour") for index in range(12))
-SHAPE_EDITS = tuple(draw_edit(910_100 + index, "shape") for index in range(12))
-DEVELOPMENT_COLOUR_EDITS = tuple(draw_edit(920_000 + index, "colour") for index in range(4))
-DEVELOPMENT_SHAPE_EDITS = tuple(draw_edit(920_100 + index, "shape") for index in range(4))
+COLOUR_EDITS = tuple(draw_edit(910_000 + index, "colour") for index in range(24))
+SHAPE_EDITS = tuple(draw_edit(910_100 + index, "shape") for index in range(24))
+DEVELOPMENT_COLOUR_EDITS = tuple(draw_edit(920_000 + index, "colour") for index in range(8))
+DEVELOPMENT_SHAPE_EDITS = tuple(draw_edit(920_100 + index, "shape") for index in range(8))

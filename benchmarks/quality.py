@@ -1,7 +1,7 @@
-"""Quality against exact ground truth: how well a clip comes back from its inversion, how well masks fit the object that words name, and how
-still an edited object holds.
+"""Quality against exact ground truth: how well a clip comes back from its inversion, how well masks fit the object that words name, how
+still an edited object holds, and what an edit keeps outside it and changes inside.
 
-    python -m benchmarks.quality [--out out/bench] [--only inversion,masks,temporal] [--quick]
+    python -m benchmarks.quality [--out out/bench] [--only inversion,masks,temporal,edit] [--quick]
 
 Runs the demo checkpoints through the pack's own nodes, inside ComfyUI's loader and sampler. Writes quality.json, tables and pictures. What
 is measured for one clip is kept and not measured again, until the code of the pack or of the benchmarks changes.
@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.editing import run_editing
 from benchmarks.mask_quality import run_masks
 from benchmarks.pack import import_pack
 from benchmarks.reconstruction import run_reconstruction
@@ -21,7 +22,7 @@ from benchmarks.stillness import run_stillness
 from demo.host import CHECKPOINT_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = {"inversion": run_reconstruction, "masks": run_masks, "temporal": run_stillness}
+PARTS = {"inversion": run_reconstruction, "masks": run_masks, "temporal": run_stillness, "edit": run_editing}
 
 
 def main() -> int:

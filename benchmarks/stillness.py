@@ -43,10 +43,7 @@ def variants() -> dict[str, Variant]:
     from blade.nodes.sampler import BlendedSampler
     from blade.nodes.temporal import TemporalAttention
 
-    def defaults(node) -> dict:
-        return {i.id: i.default for i in node.define_schema().inputs if hasattr(i, "default")}
-
-    temporal, sampler = defaults(TemporalAttention), defaults(BlendedSampler)
+    temporal, sampler = node_defaults(TemporalAttention), node_defaults(BlendedSampler)
     keys = tuple(
         kind
         for kind in ("self", "first", "previous", "next", "middle", "all")
@@ -68,6 +65,11 @@ def variants() -> dict[str, Variant]:
     return found
 
 
+def node_defaults(node) -> dict:
+    """The inputs of a node that have a default, with it."""
+    return {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+
+
 class Bench:
     """Edits clips in this process."""
 
@@ -87,16 +89,20 @@ class Bench:
         return self.nodes.prompt.Prompt.execute(self.demo.clip, text).result[0]
 
     @torch.inference_mode()
-    def edit(self, edit: Edit, variant: Variant) -> np.ndarray:
-        """uint8 RGB [frames, size, size, 3]"""
-        model = self.patch(self.demo.model, self.keys(variant.keys))
-        place = (edit, variant.keys)
+    def invert(self, edit: Edit, keys: tuple[str, ...]) -> tuple:
+        """The model with that temporal attention, and the clip's trajectory by it."""
+        model, place = self.patch(self.demo.model, self.keys(keys)), (edit, keys)
         if place not in self.trajectories:
             self.trajectories = {place: value for place, value in self.trajectories.items() if place[0] == edit}  # one clip's at a time
             source = self.prompt(edit.clip.source_prompt)
             samples = {"samples": self.demo.encode(edit.clip.render(FRAMES))}
             self.trajectories[place] = self.nodes.invert.DDIMInvert.execute(model, source, samples, STEPS).result[0]
-        trajectory = self.trajectories[place]
+        return model, self.trajectories[place]
+
+    @torch.inference_mode()
+    def edit(self, edit: Edit, variant: Variant) -> np.ndarray:
+        """uint8 RGB [frames, size, size, 3]"""
+        model, trajectory = self.invert(edit, variant.keys)
         if variant.from_noise:
             trajectory = with_noise(trajectory, object_cells(edit))
         latent, *_ = self.nodes.sampler.BlendedSampler.execute(

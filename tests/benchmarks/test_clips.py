@@ -138,10 +138,10 @@ def test_edits_are_drawn_from_their_seeds_alone() -> None:
     assert SHAPE_EDITS[0] == draw_edit(910_100, "shape") != draw_edit(910_101, "shape")
 
 
-def test_there_are_twelve_edits_of_each_kind_and_four_others_to_choose_settings_on() -> None:
-    assert [len(edits) for edits in (COLOUR_EDITS, SHAPE_EDITS, DEVELOPMENT_COLOUR_EDITS, DEVELOPMENT_SHAPE_EDITS)] == [12, 12, 4, 4]
+def test_there_are_24_edits_of_each_kind_and_eight_others_to_choose_settings_on() -> None:
+    assert [len(edits) for edits in (COLOUR_EDITS, SHAPE_EDITS, DEVELOPMENT_COLOUR_EDITS, DEVELOPMENT_SHAPE_EDITS)] == [24, 24, 8, 8]
     seeds = [edit.clip.seed for edit in EDITS]
-    assert len(set(seeds)) == 32 and min(seeds) >= 910_000
+    assert len(set(seeds)) == 64 and min(seeds) >= 910_000
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: str(edit.clip.seed))

@@ -1,0 +1,422 @@
+"""What an edit keeps outside its object and what it changes inside, against exact ground truth: the latent blend of this pack, and beside it the
+backgrounds of blended latent diffusion and of FateZero.
+
+Edits the clips of benchmarks.clips with the demo checkpoint through the pack's own nodes and their defaults, inside ComfyUI's loader and
+sampler: keys `edit.*` of quality.json, the table edit.md and the picture edit.jpg. Each clip is inverted once for all variants.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks import stillness
+from benchmarks.clips import COLOUR_EDITS, SHAPE_EDITS, Edit
+from benchmarks.report import Kept, machine, merge
+from benchmarks.stillness import CFG, FRAMES, STEPS, node_defaults
+from demo import pictures
+from demo.check import COLOURS, border, find_object, label
+from demo.figures import sheet
+from metrics.background import dilate, psnr_outside, psnr_outside_five
+
+MARGIN = 8  # pixels around the exact objects, one latent cell, that are no background
+BORDER = (2, 12)  # pixels outside the exact objects between which masks end: past the anti-aliased rim, within a cell's diagonal
+SHOWN, TILE = 6, 176  # edits of each kind in the picture; pixels
+FATEZERO_UNTIL = 0.8  # of the steps are blended there
+
+
+def random_noise(trajectory: Any, seed: int) -> Any:
+    """The trajectory with the background of blended latent diffusion: at each level the clip under fresh noise; level 0 is the clip itself,
+    where their loop leaves its last noise in. The record of the words stays."""
+    generator, latents = torch.Generator().manual_seed(seed), torch.empty(trajectory.latents.shape)
+    latents[0] = trajectory.clip
+    for level in range(1, len(latents)):
+        latents[level] = trajectory.clip + trajectory.sigmas[level] * torch.randn(trajectory.clip.shape, generator=generator)
+    return replace(trajectory, latents=latents, exact_clip=None)
+
+
+def one_level_off(trajectory: Any, seed: int) -> Any:
+    """The trajectory as FateZero's loop reads it, each level's latent being the next noisier one's; the highest stays. Level 0 stays the clip,
+    which that loop never blends in, since it stops before."""
+    levels = torch.arange(1, len(trajectory.sigmas) + 1).clamp(max=len(trajectory.sigmas) - 1)
+    levels[0] = 0
+    return replace(trajectory, latents=trajectory.latents[levels])
+
+
+@dataclass(frozen=True)
+class Variant:
+    """background: what the inverted trajectory is replaced by, from it and a seed; None: it stays. exact_mask: the exact old and new object
+    instead of the mask that draws itself. inputs: of the node Blended Sampler, in place of its defaults."""
+
+    background: Callable[[Any, int], Any] | None = None
+    exact_mask: bool = False
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "latent_blend": Variant(),
+    "latent_blend_exact_mask": Variant(exact_mask=True),
+    "random_noise_blend": Variant(random_noise),
+    "random_noise_blend_exact_mask": Variant(random_noise, exact_mask=True),
+    "one_level_off_blend": Variant(one_level_off, inputs={"blend_until": FATEZERO_UNTIL}),
+    "one_level_off_blend_exact_mask": Variant(one_level_off, exact_mask=True, inputs={"blend_until": FATEZERO_UNTIL}),
+}
+OPPOSED = {  # another background -> the inverted one under a mask of the same kind
+    name: "latent_blend_exact_mask" if variant.exact_mask else "latent_blend" for name, variant in VARIANTS.items() if variant.background
+}
+AGAINST_VAE = {name: name.replace("_blend", "").removeprefix("latent_") for name in VARIANTS} | {"latent_blend": "automatic"}
+OTHERS = ("composite", "vae_round_trip", "perfect_edit", "perfect_edit_blended")
+NAMES = (*VARIANTS, *OTHERS)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What an edit is judged by, uint8 RGB [frames, size, size, 3] each: the clip; then, out of the VAE, the clip, the edit as it should be, and
+    that edit's latent in the clip's under the exact mask, which is all that a latent blend can be."""
+
+    source: np.ndarray
+    reference: np.ndarray
+    perfect: np.ndarray
+    perfect_blended: np.ndarray
+
+
+class Bench(stillness.Bench):
+    """Edits clips in this process."""
+
+    def __init__(self, checkpoint: Path):
+        super().__init__(checkpoint)
+        self.inputs = node_defaults(self.nodes.sampler.BlendedSampler)
+        self.attention = stillness.variants()["default"].keys
+
+    @torch.inference_mode()
+    def blend(self, edit: Edit, variant: Variant) -> tuple[np.ndarray, torch.Tensor]:
+        """The frames, uint8 RGB [frames, size, size, 3], and the mask that was used, [frames, size, size]"""
+        model, trajectory = self.invert(edit, self.attention)
+        if variant.background is not None:
+            trajectory = variant.background(trajectory, edit.clip.seed)
+        own: dict[str, Any] = {"steps": STEPS, "cfg": CFG, "source_words": edit.source_words, "target_words": edit.target_words}
+        if variant.exact_mask:
+            own |= {"mask": torch.from_numpy(objects(edit)), "mask_mode": self.nodes.sampler.ALONE}
+        latent, mask, *_ = self.nodes.sampler.BlendedSampler.execute(
+            model=model,
+            source=self.prompt(edit.clip.source_prompt),
+            target=self.prompt(edit.target_prompt),
+            negative=self.prompt(""),
+            trajectory=trajectory,
+            **self.inputs | own | variant.inputs,
+        ).result
+        return self.demo.decode(latent["samples"]), mask
+
+    @torch.inference_mode()
+    def judges(self, edit: Edit) -> Clips:
+        from blade.attention.masks import to_latent_mask
+
+        source, perfect = edit.clip.render(FRAMES), edit.perfect.render(FRAMES)
+        latent, wanted = self.demo.encode(source), self.demo.encode(perfect)
+        cells = to_latent_mask(torch.from_numpy(objects(edit)), *latent.shape[-2:])
+        return Clips(source, *map(self.demo.decode, (latent, wanted, torch.lerp(latent, wanted, cells))))
+
+    @torch.inference_mode()
+    def stock(self, edit: Edit) -> np.ndarray:
+        """The target prompt sampled from noise by ComfyUI alone, a seed a frame, on the inversion's grid. uint8 RGB [frames, size, size, 3]"""
+        import comfy.sample
+        import comfy.samplers
+
+        _, trajectory = self.invert(edit, self.attention)
+        empty = torch.zeros_like(trajectory.clip)
+        noise = torch.cat([comfy.sample.prepare_noise(empty[:1], edit.clip.seed * FRAMES + frame) for frame in range(FRAMES)])
+        positive, negative = ([[self.demo.encode_text([text]), {}]] for text in (edit.target_prompt, ""))
+        sampled = comfy.sample.sample_custom(
+            self.demo.model, noise, CFG, comfy.samplers.sampler_object("euler"), trajectory.grid(STEPS), positive, negative, empty,
+            disable_pbar=True, seed=edit.clip.seed,
+        )  # fmt: skip
+        return self.demo.decode(sampled)
+
+    def composite(self, source: np.ndarray, edited: np.ndarray, mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """What the node Pixel Composite makes of clips [frames, size, size, 3] in 0..1: its frames and its mask."""
+        from blade.nodes.composite import PixelComposite
+
+        given = {"source": torch.from_numpy(source), "edited": torch.from_numpy(edited), "mask": mask}
+        frames, used = PixelComposite.execute(**node_defaults(PixelComposite) | given).result[:2]
+        return frames.numpy(), used.numpy()
+
+
+def objects(edit: Edit) -> np.ndarray:
+    """How much of each pixel the old or the new object covers. float32 0..1 [frames, size, size]"""
+    return np.maximum(edit.clip.truth(FRAMES), edit.clip.truth(FRAMES, edit.shape))
+
+
+def changed_outside(source: np.ndarray, composite: np.ndarray, mask: np.ndarray) -> dict[str, int]:
+    """How many pixels are not the source's to the bit where the mask is 0, and how many lie there.
+
+    source, composite: float [frames, height, width, 3]; mask: [frames, height, width]"""
+    outside = mask == 0
+    return {"changed": int(((source != composite).any(-1) & outside).sum()), "compared": int(outside.sum())}
+
+
+def leak(reference: np.ndarray, edited: np.ndarray, background: np.ndarray, colour: str) -> float:
+    """Share of the background's pixels that took a palette colour which they did not have. By demo.check's colours, for both clips against the
+    ground that surrounds the unedited one.
+
+    reference, edited: uint8 RGB [frames, height, width, 3]; background: bool [frames, height, width]"""
+    index, took = list(COLOURS).index(colour), 0
+    for before, after, inside in zip(reference, edited, background, strict=True):
+        ground = border(before.astype(np.float32))
+        had, has = (label(frame.astype(np.float32), ground) == index for frame in (before, after))
+        took += int((has & ~had & inside).sum())
+    return took / int(background.sum())
+
+
+def right(edit: Edit, frames: np.ndarray) -> float:
+    """Share of frames whose largest object has the colour, or the shape, that the edit asks for, wherever it is."""
+    found = [find_object(frame) for frame in frames]
+    colours = edit.shape == edit.clip.thing.shape
+    return float(np.mean([one is not None and (one.colour == edit.colour if colours else one.shape == edit.shape) for one in found]))
+
+
+def figures(edit: Edit, clips: Clips, edited: np.ndarray) -> dict[str, float]:
+    still = stillness.figures(edit, edited, clips.reference)
+    exact = objects(edit)
+    outside, band = dilate(exact, MARGIN), dilate(exact, BORDER[1]) & ~dilate(exact, BORDER[0])
+    return {
+        "background_psnr_db": float(psnr_outside(clips.source, edited, outside).mean()),
+        "background_psnr_db_five_convention": float(psnr_outside_five(clips.source, edited, outside).mean()),
+        "vs_vae_db": still.pop("background_psnr_db"),
+        "border_psnr_vs_vae_db": float(psnr_outside(clips.reference, edited, ~band).mean()),
+        "border_psnr_vs_perfect_db": float(psnr_outside(clips.perfect, edited, ~band).mean()),
+        "leak": leak(clips.reference, edited, ~outside, edit.colour),
+        "right": right(edit, edited),
+        **still,
+    }
+
+
+def measure_edit(bench: Bench, edit: Edit) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+    """Figures by variant, and what the picture shows of each."""
+    clips = bench.judges(edit)
+    rows: dict[str, dict[str, Any]] = {"stock_sampling": {"right": right(edit, bench.stock(edit))}}
+    made = {
+        "source": clips.source,
+        "vae_round_trip": clips.reference,
+        "perfect_edit": clips.perfect,
+        "perfect_edit_blended": clips.perfect_blended,
+    }
+    seconds, mask = {}, torch.empty(0)
+    for name, variant in VARIANTS.items():
+        begin = time.monotonic()
+        made[name], used = bench.blend(edit, variant)
+        seconds[name] = time.monotonic() - begin
+        if name == "latent_blend":
+            mask = used
+    exact, drawn = (clip.astype(np.float32) / 255 for clip in (clips.source, made["latent_blend"]))
+    composite, composite_mask = bench.composite(exact, drawn, mask)
+    made["composite"] = (composite.clip(0, 1) * 255).round().astype(np.uint8)
+    for name in NAMES:
+        rows[name] = figures(edit, clips, made[name]) | ({"seconds": seconds[name]} if name in seconds else {})
+    rows["composite"] |= changed_outside(exact, composite, composite_mask)
+    made["mask"] = pictures.outline_mask(clips.source, mask.numpy())
+    return rows, made
+
+
+PANELS = {
+    "source": "source",
+    "mask": "mask",
+    "latent_blend": "latent blend",
+    "latent_blend_exact_mask": "with the exact mask",
+    "random_noise_blend": "random noise",
+    "one_level_off_blend": "one level off, to 80 %",
+    "composite": "pixel composite",
+}
+
+
+def strip(edit: Edit, made: dict[str, np.ndarray]) -> np.ndarray:
+    """The middle frame of each panel side by side. uint8 RGB"""
+    tiles = [
+        cv2.resize(made[name][FRAMES // 2], (TILE, TILE), interpolation=cv2.INTER_AREA if name == "mask" else cv2.INTER_CUBIC)
+        for name in PANELS
+    ]
+    texts = [[edit.clip.source_prompt if name in ("source", "mask") else edit.target_prompt, title] for name, title in PANELS.items()]
+    return sheet(tiles, texts, len(PANELS))
+
+
+def measure(bench: Bench, edits: dict[str, tuple[Edit, ...]], out: Path) -> dict[str, list[dict]]:
+    """Figures by kind, number of the edit and variant. Also draws edit.jpg."""
+    done, strips = Kept(out / "edit_rows.json"), []
+    found: dict[str, list[dict]] = {kind: [] for kind in edits}
+    for kind, listed in edits.items():
+        for number, edit in enumerate(listed):
+            key, shown = f"{kind}/{number}/{FRAMES}/{STEPS}", out / f"edit_{kind}_{number}.png"
+            if key not in done.rows or (number < SHOWN and not shown.exists()):
+                begin = time.monotonic()
+                rows, made = measure_edit(bench, edit)
+                if number < SHOWN:
+                    pictures.save(shown, strip(edit, made))
+                done.rows[key] = rows
+                done.write()
+                blend = rows["latent_blend"]
+                print(f"{kind} {number + 1}/{len(listed)} {edit.source_words} -> {edit.target_words}: background {blend['background_psnr_db']:.2f} dB "
+                      f"(VAE {rows['vae_round_trip']['background_psnr_db']:.2f}), right {blend['success']:.0%}, leak {blend['leak']:.2%}, "
+                      f"{time.monotonic() - begin:.0f} s", flush=True)  # fmt: skip
+            found[kind].append(done.rows[key])
+            if number < SHOWN:
+                strips.append(pictures.load(shown))
+    pictures.save(out / "edit.jpg", np.concatenate(strips))
+    return found
+
+
+COMPARED = (
+    "background_psnr_db",
+    "vs_vae_db",
+    "border_psnr_vs_vae_db",
+    "border_psnr_vs_perfect_db",
+    "success",
+    "leak",
+    "warp_error",
+    "colour_flicker",
+    "outline_flicker",
+)
+
+
+def summary(rows: dict[str, list[dict]]) -> dict[str, Any]:
+    """The keys of `edit`: means over the edits of both kinds, success apart for each. rows: kind -> one {variant: figures} an edit"""
+
+    def column(name: str, figure: str, kinds: tuple[str, ...] = tuple(rows)) -> np.ndarray:
+        return np.array([row[name][figure] for kind in kinds for row in rows[kind]], np.float64)
+
+    def means(figure: str, names: tuple[str, ...] = NAMES) -> dict[str, float]:
+        return {name: float(column(name, figure).mean()) for name in names}
+
+    def by_kind(name: str, figure: str) -> dict[str, float]:
+        return {kind: float(column(name, figure, (kind,)).mean()) for kind in rows}
+
+    success, stock = by_kind("latent_blend", "success"), by_kind("stock_sampling", "right")
+    found: dict[str, Any] = {
+        "edits": {kind: len(listed) for kind, listed in rows.items()},
+        "background_psnr_db": means("background_psnr_db"),
+        "background_psnr_db_five_convention": means("background_psnr_db_five_convention"),
+        "latent_blend_vs_vae_db": {AGAINST_VAE[name]: value for name, value in means("vs_vae_db", tuple(VARIANTS)).items()},
+        "border_psnr_vs_vae_db": means("border_psnr_vs_vae_db"),
+        "border_psnr_vs_perfect_db": means("border_psnr_vs_perfect_db"),
+        "composite_pixels_changed_outside": int(column("composite", "changed").sum()),
+        "composite_pixels_compared": int(column("composite", "compared").sum()),
+        "success": success,
+        "success_of_stock_sampling": stock,
+        "success_over_stock": {kind: success[kind] / max(stock[kind], 1e-9) for kind in rows},
+        "success_by_variant": {name: by_kind(name, "success") for name in NAMES},
+        "success_judged_as_stock": {name: by_kind(name, "right") for name in NAMES},
+        "leak": float(column("latent_blend", "leak").mean()),
+        "leak_worst_edit": float(column("latent_blend", "leak").max()),
+        "leak_by_variant": means("leak"),
+        "seconds": means("seconds", tuple(VARIANTS)),
+    }
+    found |= {figure: means(figure) for figure in COMPARED[-3:]}
+    found["inverted_less"] = {
+        other: {figure: difference(column(own, figure), column(other, figure)) for figure in COMPARED} for other, own in OPPOSED.items()
+    }
+    return found
+
+
+def difference(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """Mean of own - other over the edits, with its 95 % interval (bootstrap over edits)."""
+    gap = own - other
+    drawn = gap[np.random.default_rng(0).integers(0, len(gap), (2000, len(gap)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"mean": float(gap.mean()), "low": float(low), "high": float(high)}
+
+
+TITLES = {
+    "vae_round_trip": "VAE round trip of the clip",
+    "perfect_edit": "VAE round trip of the perfect edit",
+    "perfect_edit_blended": "the perfect edit's latent, blended, exact mask",
+    "latent_blend": "latent blend",
+    "latent_blend_exact_mask": "latent blend, exact mask",
+    "random_noise_blend": "random noise",
+    "random_noise_blend_exact_mask": "random noise, exact mask",
+    "one_level_off_blend": "one level off, to 80 %",
+    "one_level_off_blend_exact_mask": "one level off, to 80 %, exact mask",
+    "composite": "latent blend, pixel composite",
+}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: one line a variant."""
+    heads = (
+        "background of",
+        "background, dB",
+        "FiVE's convention, dB",
+        f"border ({BORDER[0]} to {BORDER[1]} px), dB",
+        "right colour",
+        "right shape",
+        "leak",
+        "warp error",
+        "colour flicker",
+        "outline flicker",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, title in TITLES.items():
+        edited, success = name != "vae_round_trip", found["success_by_variant"][name]
+        cells = [
+            title,
+            f"{found['background_psnr_db'][name]:.2f}",
+            f"{found['background_psnr_db_five_convention'][name]:.2f}",
+            f"{found['border_psnr_vs_perfect_db'][name]:.2f}" if edited and name != "perfect_edit" else "",
+            *(f"{success[kind]:.0%}" if edited else "" for kind in ("colour", "shape")),
+            f"{found['leak_by_variant'][name]:.2%}" if edited else "",
+            f"{found['warp_error'][name] * 1e3:.2f}e-3" if edited else "",
+            f"{found['colour_flicker'][name] * 1e5:.1f}e-5" if edited else "",
+            f"{found['outline_flicker'][name]:.3f}" if edited else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    stock = found["success_of_stock_sampling"]
+    lines.append(f"| stock sampling from noise | | | | {stock['colour']:.0%} | {stock['shape']:.0%} | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def goals(found: dict[str, Any]) -> dict[str, tuple[float, str, float]]:
+    """What must be reached: figure -> (value, "at least" or "at most", bound)"""
+    background = found["background_psnr_db"]
+    lost = {name: background["vae_round_trip"] - background[name] for name in ("latent_blend_exact_mask", "latent_blend")}
+    return {
+        "background below the VAE round trip's, dB, exact mask": (lost["latent_blend_exact_mask"], "at most", 0.1),
+        "background below the VAE round trip's, dB, automatic mask": (lost["latent_blend"], "at most", 0.5),
+        "background against the round-tripped clip, dB, exact mask": (
+            found["latent_blend_vs_vae_db"]["exact_mask"],
+            "at least",
+            40.0,
+        ),
+        "pixels that the composite changed outside": (found["composite_pixels_changed_outside"], "at most", 0),
+        "success of colour edits, of stock's": (found["success_over_stock"]["colour"], "at least", 0.97),
+        "success of shape edits, of stock's": (found["success_over_stock"]["shape"], "at least", 0.90),
+        "background pixels that took the target's colour": (found["leak"], "at most", 0.01),
+    }
+
+
+def met(value: float, which: str, bound: float) -> bool:
+    return value >= bound if which == "at least" else value <= bound
+
+
+def run_editing(checkpoint: Path, out: Path, quick: bool) -> bool:
+    """Measures, writes and prints; whether the goals are met."""
+    own = out / "quick" if quick else out
+    own.mkdir(parents=True, exist_ok=True)
+    most = 2 if quick else None
+    edits = {"colour": COLOUR_EDITS[:most], "shape": SHAPE_EDITS[:most]}
+    found = summary(measure(Bench(checkpoint), edits, own))
+    found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
+    merge(out / "quality.json", {"edit_quick" if quick else "edit": found})
+    (own / "edit.md").write_text(table(found), encoding="utf-8")
+    print(table(found))
+    for other, gaps in found["inverted_less"].items():
+        told = ", ".join(f"{figure} {gap['mean']:+.3g} ({gap['low']:+.3g} to {gap['high']:+.3g})" for figure, gap in gaps.items())
+        print(f"{OPPOSED[other]} less {other}: {told}")
+    listed = goals(found)
+    for name, (value, which, bound) in listed.items():
+        print(f"{'met   ' if met(value, which, bound) else 'MISSED'} {name}: {value:.4g}, {which} {bound}")
+    return all(met(*goal) for goal in listed.values())
