@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .composite import PixelComposite
 from .decode_video import DecodeVideo
 from .edit import EditNode
 from .encode_video import EncodeVideo
@@ -15,6 +16,7 @@ from .reconstruction import ReconstructionCheck
 from .sampler import BlendedSampler
 from .sampler_select import BlendedSamplerSelect
 from .save_trajectory import SaveTrajectory
+from .save_video import SaveVideo
 from .temporal import TemporalAttention
 
 
@@ -34,5 +36,7 @@ class BladeExtension(ComfyExtension):
             EditNode,
             BlendedSamplerSelect,
             CFGSchedule,
+            PixelComposite,
+            SaveVideo,
             DecodeVideo,
         ]

@@ -28,11 +28,10 @@ class PixelComposite(io.ComfyNode):
                 io.Mask.Input("mask", tooltip="Where the edit shows: Blended Sampler's, or your own; one for the clip or one a frame."),
                 io.Int.Input(
                     "grow",
-                    default=0,
+                    default=2,
                     min=-256,
                     max=256,
-                    tooltip="Widens the mask by so many pixels; negative values shrink it. Try 2 to 8 where a rim of the old object stays around "
-                    "the new one.",
+                    tooltip="Widens the mask by so many pixels; negative values shrink it. Raise it where a rim of the old object stays.",
                 ),
                 io.Float.Input(
                     "feather",
@@ -72,7 +71,7 @@ class PixelComposite(io.ComfyNode):
         source: torch.Tensor,
         edited: torch.Tensor,
         mask: torch.Tensor,
-        grow: int = 0,
+        grow: int = 2,
         feather: float = 4.0,
         colour_match: float = 1.0,
         method: str = ALPHA,

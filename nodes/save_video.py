@@ -46,14 +46,14 @@ class SaveVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         with naming(TITLE, "frames"):
             check_pictures(frames)
-        tick = frame_ticks(len(frames))
+        (height, width), tick = frames.shape[1:3], frame_ticks(len(frames))
 
         def pictures() -> Iterator[np.ndarray]:
             for frame in frames:
                 tick()
                 yield (frame[None].float().cpu().clamp(0, 1) * 255).round().byte().numpy()
 
-        _, shown = write_video(TITLE, pictures(), *frames.shape[1:3], fps, filename_prefix, format, crf, audio)
+        _, shown = write_video(TITLE, pictures(), height, width, fps, filename_prefix, format, crf, audio)
         return io.NodeOutput(ui=shown)
 
 

@@ -1,9 +1,10 @@
-"""Writes frames to a video file as they come, without holding more than a chunk of them."""
+"""Writes frames to a video file or a folder of pictures as they come, without holding more than a chunk of them."""
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterable
 from fractions import Fraction
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 from torch import Tensor
 
-H264, FFV1 = "mp4 (H.264)", "mkv (FFV1, lossless)"
-SUFFIX = {H264: ".mp4", FFV1: ".mkv"}
+H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"
+SUFFIX = {H264: ".mp4", FFV1: ".mkv", PNG: ""}  # of a file's name, or of a folder's
 LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1")  # FFmpeg's own choice for 1 to 7 channels; PyAV carries no 8
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # ISO/IEC 14496-3, table 1.18
 
@@ -35,35 +37,68 @@ def save_video(
     chunks: uint8 RGB [frames, height, width, 3] each, all of one size; even sides for H.264.
     form: "mp4 (H.264)": yuv420p, BT.709, limited range, tagged so, with AAC; crf 0..51, less is better.
         "mkv (FFV1, lossless)": the same RGB bits come back, and the same sound (PCM, fp32).
+        "PNG frames (lossless)": a folder of 00000.png, 00001.png and so on, with the sound as sound.wav (PCM, fp32).
     waveform: [channels, samples] in -1..1 at sample_rate, cut at the last frame's end.
 
-    The file is written under another name beside `target` and takes its place at the end: whatever is raised meanwhile, by `chunks`
-    too, leaves no half file and an earlier `target` as it was. Raises ValueError for no frames, frames of another kind or size, and
-    an fps or a sound that cannot be written."""
+    All is written under another name beside `target` and takes its place at the end: whatever is raised meanwhile, by `chunks` too,
+    leaves nothing half written and an earlier file as it was. Raises ValueError for no frames, frames of another kind or size, a folder
+    that exists, and an fps or a sound that cannot be written."""
     target = Path(target)
     check_fps(fps)
     check_sound(waveform, sample_rate)
+    if form == PNG and target.exists():
+        raise ValueError(f"there is already something at {target}; give another name")
     chunks = (chunk for chunk in map(check_chunk, chunks) if len(chunk))
     first = next(chunks, None)
     if first is None:
         raise ValueError("there are no frames to write")
+    height, width = first.shape[1:3]
+    check_sides(form, height, width)
+    pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(fps).limit_denominator(10_000)
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:
-        container, options = ("mp4", {"movflags": "+faststart"}) if form == H264 else ("matroska", {})
-        with av.open(str(part), "w", format=container, options=options) as file:
-            video = Pictures(file, form, first.shape[1:3], fps, crf)
-            sound = Sound(file, form, waveform, sample_rate) if waveform is not None else None
-            for picture in chain.from_iterable(chain([first], chunks)):
-                video.write(picture)
-                if sound:
-                    sound.write(video.written / video.rate)
-            video.finish()
-            if sound:
-                sound.finish()
+        if form == PNG:
+            written = write_folder(part, pictures, (height, width), rate, waveform, sample_rate)
+        else:
+            written = write_file(part, form, pictures, (height, width), rate, crf, waveform, sample_rate)
         os.replace(part, target)
     finally:
-        part.unlink(missing_ok=True)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+    return written
+
+
+def write_file(path: Path, form: str, pictures: Iterable[np.ndarray], size, rate: Fraction, crf: int, waveform, sample_rate: int) -> int:
+    container, options = ("mp4", {"movflags": "+faststart"}) if form == H264 else ("matroska", {})
+    with av.open(str(path), "w", format=container, options=options) as file:
+        video = Pictures(file, form, size, rate, crf)
+        sound = Sound(file, form, waveform, sample_rate) if waveform is not None else None
+        for picture in pictures:
+            video.write(picture)
+            if sound:
+                sound.write(video.written / video.rate)
+        video.finish()
+        if sound:
+            sound.finish()
     return video.written
+
+
+def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fraction, waveform, sample_rate: int) -> int:
+    path.mkdir()
+    written = 0
+    for picture in pictures:
+        check_size(picture, size, written)
+        _, png = cv2.imencode(".png", picture[..., ::-1])  # imwrite fails on Windows where a path is not ASCII
+        (path / f"{written:05}.png").write_bytes(png.tobytes())
+        written += 1
+    if waveform is not None:
+        with av.open(str(path / "sound.wav"), "w", format="wav") as file:
+            sound = Sound(file, PNG, waveform, sample_rate)
+            sound.write(written / rate)
+            sound.finish()
+    return written
 
 
 def check_fps(fps: float) -> None:
@@ -84,6 +119,21 @@ def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
         raise ValueError("the sound holds values that are not finite (NaN or infinity); make it again, or leave it out")
 
 
+def check_sides(form: str, height: int, width: int) -> None:
+    """Raises ValueError for frames that the form does not take."""
+    if form == H264 and (height % 2 or width % 2):
+        raise ValueError(
+            f"H.264 takes frames with even sides, and these are {width}x{height} pixels; crop them, or choose a lossless format"
+        )
+
+
+def check_size(picture: np.ndarray, size: tuple[int, ...], number: int) -> None:
+    """Raises ValueError for a frame of another size, (height, width), than the first."""
+    if picture.shape[:2] != size:
+        (height, width), (rows, columns) = size, picture.shape[:2]
+        raise ValueError(f"frame {number} is {columns}x{rows} pixels, but the first is {width}x{height}")
+
+
 def check_chunk(chunk: np.ndarray) -> np.ndarray:
     """The chunk itself. Raises ValueError unless it is uint8 [frames, height, width, 3]."""
     if chunk.dtype != np.uint8 or chunk.ndim != 4 or chunk.shape[3] != 3:
@@ -94,8 +144,8 @@ def check_chunk(chunk: np.ndarray) -> np.ndarray:
 class Pictures:
     """The video stream of a file that is being written."""
 
-    def __init__(self, file, form: str, size: tuple[int, ...], fps: float, crf: int):
-        self.file, self.size, self.rate, self.written = file, size, Fraction(fps).limit_denominator(10_000), 0
+    def __init__(self, file, form: str, size: tuple[int, ...], rate: Fraction, crf: int):
+        self.file, self.size, self.rate, self.written = file, size, rate, 0
         if form == H264:
             self.stream = file.add_stream("libx264", rate=self.rate, options={"crf": str(crf)})
             self.layout: dict[str, Any] = {"format": "yuv420p", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
@@ -110,9 +160,7 @@ class Pictures:
 
     def write(self, picture: np.ndarray) -> None:
         """picture: uint8 RGB [height, width, 3]"""
-        if picture.shape[:2] != self.size:
-            (height, width), (rows, columns) = self.size, picture.shape[:2]
-            raise ValueError(f"frame {self.written} is {columns}x{rows} pixels, but the first is {width}x{height}")
+        check_size(picture, self.size, self.written)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(**self.layout)
         frame.pts, frame.time_base = self.written, 1 / self.rate
         self.file.mux(self.stream.encode(frame))

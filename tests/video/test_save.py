@@ -1,12 +1,13 @@
 import weakref
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from blade.video.load import load_clip
-from blade.video.save import FFV1, H264, save_video
+from blade.video.save import FFV1, H264, PNG, save_video
 
 
 def noise(frames=7, height=24, width=40):
@@ -29,6 +30,37 @@ def test_ffv1_gives_back_every_bit_of_frames_and_sound(tmp_path):
     assert np.array_equal(read, frames)
     assert torch.equal(clip.waveform, sound)
     assert clip.fps == 7
+
+
+def test_png_frames_give_back_every_bit_of_frames_and_sound(tmp_path):
+    frames, sound = noise(), torch.rand(3, 9000) * 4 - 2
+    folder = tmp_path / "Bänder_00001_"  # a path that is not ASCII
+    assert save_video(folder, [frames[:4], frames[4:]], 7, PNG, waveform=sound, sample_rate=9000) == 7
+    assert sorted(path.name for path in folder.iterdir()) == [f"{number:05}.png" for number in range(7)] + ["sound.wav"]
+    read = [cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1] for path in sorted(folder.glob("*.png"))]
+    assert np.array_equal(read, frames)
+    with av.open(str(folder / "sound.wav")) as file:
+        heard = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], 1).reshape(-1, 3).T
+        assert file.streams.audio[0].rate == 9000
+    assert np.array_equal(heard, sound.numpy())
+
+
+def test_png_frames_are_numbered_as_video_tools_count_them(tmp_path):
+    save_video(tmp_path / "a", [noise()], 7, PNG)
+    with av.open(str(tmp_path / "a" / "%05d.png"), format="image2") as file:
+        assert np.array_equal([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)], noise())
+
+
+def test_png_frames_never_go_into_a_folder_that_exists(tmp_path):
+    save_video(tmp_path / "a", [noise(2)], 7, PNG)
+    with pytest.raises(ValueError, match="already something at .*another name"):
+        save_video(tmp_path / "a", [noise()], 7, PNG)
+    assert len(list((tmp_path / "a").iterdir())) == 2
+
+
+@pytest.mark.parametrize("form", [FFV1, PNG])
+def test_lossless_formats_take_odd_sides(tmp_path, form):
+    assert save_video(tmp_path / "a", [noise(2, 23, 41)], 7, form) == 2
 
 
 def test_h264_is_tagged_bt709_in_limited_range_and_coded_so(tmp_path):
@@ -109,6 +141,17 @@ def test_only_a_few_chunks_are_held_at_once(tmp_path):
     assert most <= 3
 
 
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
+def test_a_cancelled_folder_leaves_nothing(tmp_path, raised):
+    def chunks():
+        yield noise(3)
+        raise raised
+
+    with pytest.raises(raised):
+        save_video(tmp_path / "a", chunks(), 24, PNG, waveform=tone(3, 16000), sample_rate=16000)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cancelled_file_leaves_the_earlier_one_and_nothing_else(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"earlier")
 
@@ -131,6 +174,8 @@ def test_a_cancelled_file_leaves_the_earlier_one_and_nothing_else(tmp_path):
         ([], {}, "no frames"),
         ([noise(0)], {}, "no frames"),
         ([noise(2), noise(2, 32)], {}, "frame 2 is 40x32 pixels, but the first is 40x24"),
+        ([noise(2, 23, 40)], {}, "even sides, and these are 40x23 pixels"),
+        ([noise(2, 24, 41)], {}, "even sides, and these are 41x24 pixels"),
         ([noise().astype(np.float32)], {}, r"float32 \[7, 24, 40, 3\].*uint8"),
         ([noise()[0]], {}, r"\[24, 40, 3\].*\[frames, height, width, 3\]"),
         ([noise()], {"fps": float("nan")}, "frame rate is nan"),
@@ -143,4 +188,10 @@ def test_a_cancelled_file_leaves_the_earlier_one_and_nothing_else(tmp_path):
 def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, chunks, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         save_video(tmp_path / "a.mp4", chunks, **{"fps": 24, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_of_another_size_leave_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="frame 2 is 40x32 pixels, but the first is 40x24"):
+        save_video(tmp_path / "a", [noise(2), noise(2, 32)], 24, PNG)
     assert not list(tmp_path.iterdir())
