@@ -1,7 +1,7 @@
 """What an edit keeps outside its object and what it changes inside, against exact ground truth: the latent blend of this pack, and beside it the
 backgrounds of blended latent diffusion and of FateZero.
 
-Edits the clips of benchmarks.clips with the demo checkpoint through the pack's own nodes and their defaults, inside ComfyUI's loader and
+Edits the clips of benchmarks.clips with the demo checkpoint through the pack's own nodes, set as in its graphs, inside ComfyUI's loader and
 sampler: keys `edit.*` of quality.json, the table edit.md and the picture edit.jpg. Each clip is inverted once for all variants.
 """
 
@@ -27,7 +27,8 @@ from demo.check import COLOURS, border, find_object, label
 from demo.figures import sheet
 from metrics.background import dilate, psnr_outside, psnr_outside_five
 
-MARGIN = 8  # pixels around the exact objects, one latent cell, that are no background
+MARGINS = (8, 12, 16)  # pixels around the exact objects that are no background; the figures' own is the first, one latent cell
+MARGIN = MARGINS[0]
 BORDER = (2, 12)  # pixels outside the exact objects between which masks end: past the anti-aliased rim, within a cell's diagonal
 SHOWN, TILE = 6, 176  # edits of each kind in the picture; pixels
 FATEZERO_UNTIL = 0.8  # of the steps are blended there
@@ -51,30 +52,49 @@ def one_level_off(trajectory: Any, seed: int) -> Any:
     return replace(trajectory, latents=trajectory.latents[levels])
 
 
+SETTINGS: dict[str, dict[str, Any]] = {  # of Blended Sampler, by kind of edit: what blade_change_colour and blade_change_shape set
+    "colour": {"structure": 0.5, "renoise": 0.0},
+    "shape": {"structure": 0.0, "renoise": 1.0},
+}
+
+
 @dataclass(frozen=True)
 class Variant:
     """background: what the inverted trajectory is replaced by, from it and a seed; None: it stays. exact_mask: the exact old and new object
-    instead of the mask that draws itself. inputs: of the node Blended Sampler, in place of its defaults."""
+    instead of the mask that draws itself. inputs: of the node Blended Sampler, in place of its defaults and of SETTINGS."""
 
     background: Callable[[Any, int], Any] | None = None
     exact_mask: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
+
+    def for_kind(self, kind: str) -> Variant:
+        """The same with all that is set, so that equal ones are known for such."""
+        return replace(self, inputs=SETTINGS[kind] | self.inputs)
 
 
 VARIANTS = {
     "latent_blend": Variant(),
     "latent_blend_exact_mask": Variant(exact_mask=True),
     "random_noise_blend": Variant(random_noise),
-    "random_noise_blend_exact_mask": Variant(random_noise, exact_mask=True),
     "one_level_off_blend": Variant(one_level_off, inputs={"blend_until": FATEZERO_UNTIL}),
-    "one_level_off_blend_exact_mask": Variant(one_level_off, exact_mask=True, inputs={"blend_until": FATEZERO_UNTIL}),
+    "inverted_start": Variant(inputs={"structure": 0.0, "renoise": 0.0}),
+    "inverted_start_structure": Variant(inputs={"structure": 0.5, "renoise": 0.0}),
+    "fresh_noise_start": Variant(inputs={"structure": 0.0, "renoise": 1.0}),
 }
-OPPOSED = {  # another background -> the inverted one under a mask of the same kind
-    name: "latent_blend_exact_mask" if variant.exact_mask else "latent_blend" for name, variant in VARIANTS.items() if variant.background
+STARTS = ("inverted_start", "inverted_start_structure", "fresh_noise_start")
+OPPOSED = ("random_noise_blend", "one_level_off_blend")  # other backgrounds, to compare the inverted one with
+AGAINST_VAE = {
+    "latent_blend": "automatic",
+    "latent_blend_exact_mask": "exact_mask",
+    "random_noise_blend": "random_noise",
+    "one_level_off_blend": "one_level_off",
 }
-AGAINST_VAE = {name: name.replace("_blend", "").removeprefix("latent_") for name in VARIANTS} | {"latent_blend": "automatic"}
 OTHERS = ("composite", "vae_round_trip", "perfect_edit", "perfect_edit_blended")
 NAMES = (*VARIANTS, *OTHERS)
+
+
+def kind_of(edit: Edit) -> str:
+    return "colour" if edit.shape == edit.clip.thing.shape else "shape"
 
 
 @dataclass(frozen=True)
@@ -178,7 +198,7 @@ def leak(reference: np.ndarray, edited: np.ndarray, background: np.ndarray, colo
 def right(edit: Edit, frames: np.ndarray) -> float:
     """Share of frames whose largest object has the colour, or the shape, that the edit asks for, wherever it is."""
     found = [find_object(frame) for frame in frames]
-    colours = edit.shape == edit.clip.thing.shape
+    colours = kind_of(edit) == "colour"
     return float(np.mean([one is not None and (one.colour == edit.colour if colours else one.shape == edit.shape) for one in found]))
 
 
@@ -190,6 +210,9 @@ def figures(edit: Edit, clips: Clips, edited: np.ndarray) -> dict[str, float]:
         "background_psnr_db": float(psnr_outside(clips.source, edited, outside).mean()),
         "background_psnr_db_five_convention": float(psnr_outside_five(clips.source, edited, outside).mean()),
         "vs_vae_db": still.pop("background_psnr_db"),
+        **{
+            f"background_psnr_db_{margin}_px": float(psnr_outside(clips.source, edited, dilate(exact, margin)).mean()) for margin in MARGINS
+        },
         "border_psnr_vs_vae_db": float(psnr_outside(clips.reference, edited, ~band).mean()),
         "border_psnr_vs_perfect_db": float(psnr_outside(clips.perfect, edited, ~band).mean()),
         "leak": leak(clips.reference, edited, ~outside, edit.colour),
@@ -208,11 +231,18 @@ def measure_edit(bench: Bench, edit: Edit) -> tuple[dict[str, dict[str, Any]], d
         "perfect_edit": clips.perfect,
         "perfect_edit_blended": clips.perfect_blended,
     }
-    seconds, mask = {}, torch.empty(0)
+    seconds: dict[str, float] = {}
+    mask = torch.empty(0)
+    tried: list[tuple[Variant, str]] = []
     for name, variant in VARIANTS.items():
+        variant = variant.for_kind(kind_of(edit))
+        if same := next((other for known, other in tried if known == variant), None):
+            made[name], seconds[name] = made[same], seconds[same]
+            continue
         begin = time.monotonic()
         made[name], used = bench.blend(edit, variant)
         seconds[name] = time.monotonic() - begin
+        tried.append((variant, name))
         if name == "latent_blend":
             mask = used
     exact, drawn = (clip.astype(np.float32) / 255 for clip in (clips.source, made["latent_blend"]))
@@ -301,7 +331,9 @@ def summary(rows: dict[str, list[dict]]) -> dict[str, Any]:
         "edits": {kind: len(listed) for kind, listed in rows.items()},
         "background_psnr_db": means("background_psnr_db"),
         "background_psnr_db_five_convention": means("background_psnr_db_five_convention"),
-        "latent_blend_vs_vae_db": {AGAINST_VAE[name]: value for name, value in means("vs_vae_db", tuple(VARIANTS)).items()},
+        "latent_blend_vs_vae_db": {AGAINST_VAE[name]: value for name, value in means("vs_vae_db", tuple(AGAINST_VAE)).items()},
+        "background_psnr_db_by_margin": {f"{margin} px": means(f"background_psnr_db_{margin}_px") for margin in MARGINS},
+        "start": {name: {figure: by_kind(name, figure) for figure in COMPARED} for name in STARTS},
         "border_psnr_vs_vae_db": means("border_psnr_vs_vae_db"),
         "border_psnr_vs_perfect_db": means("border_psnr_vs_perfect_db"),
         "composite_pixels_changed_outside": int(column("composite", "changed").sum()),
@@ -318,7 +350,7 @@ def summary(rows: dict[str, list[dict]]) -> dict[str, Any]:
     }
     found |= {figure: means(figure) for figure in COMPARED[-3:]}
     found["inverted_less"] = {
-        other: {figure: difference(column(own, figure), column(other, figure)) for figure in COMPARED} for other, own in OPPOSED.items()
+        other: {figure: difference(column("latent_blend", figure), column(other, figure)) for figure in COMPARED} for other in OPPOSED
     }
     return found
 
@@ -337,10 +369,8 @@ TITLES = {
     "perfect_edit_blended": "the perfect edit's latent, blended, exact mask",
     "latent_blend": "latent blend",
     "latent_blend_exact_mask": "latent blend, exact mask",
-    "random_noise_blend": "random noise",
-    "random_noise_blend_exact_mask": "random noise, exact mask",
-    "one_level_off_blend": "one level off, to 80 %",
-    "one_level_off_blend_exact_mask": "one level off, to 80 %, exact mask",
+    "random_noise_blend": "random noise (blended latent diffusion)",
+    "one_level_off_blend": "one level off, to 80 % (FateZero)",
     "composite": "latent blend, pixel composite",
 }
 
@@ -379,6 +409,23 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def start_table(found: dict[str, Any]) -> str:
+    """Markdown: how an edit of each kind does by what it begins from."""
+    titles = dict(zip(STARTS, ("inverted", "inverted, *structure* 0.5", "fresh noise (*renoise* 1)"), strict=True))
+    lines = [
+        "| begins from | edits of | right | background against the VAE, dB | border, dB | warp error | outline flicker |",
+        "|---" * 7 + "|",
+    ]
+    for name, title in titles.items():
+        for kind in found["start"][name]["success"]:
+            one = {figure: by_kind[kind] for figure, by_kind in found["start"][name].items()}
+            lines.append(
+                f"| {title} | {kind} | {one['success']:.1%} | {one['vs_vae_db']:.1f} | {one['border_psnr_vs_perfect_db']:.1f} | "
+                f"{one['warp_error'] * 1e3:.2f}e-3 | {one['outline_flicker']:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def goals(found: dict[str, Any]) -> dict[str, tuple[float, str, float]]:
     """What must be reached: figure -> (value, "at least" or "at most", bound)"""
     background = found["background_psnr_db"]
@@ -411,11 +458,11 @@ def run_editing(checkpoint: Path, out: Path, quick: bool) -> bool:
     found = summary(measure(Bench(checkpoint), edits, own))
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"edit_quick" if quick else "edit": found})
-    (own / "edit.md").write_text(table(found), encoding="utf-8")
-    print(table(found))
+    (own / "edit.md").write_text(f"{table(found)}\n{start_table(found)}", encoding="utf-8")
+    print(table(found), start_table(found), sep="\n")
     for other, gaps in found["inverted_less"].items():
         told = ", ".join(f"{figure} {gap['mean']:+.3g} ({gap['low']:+.3g} to {gap['high']:+.3g})" for figure, gap in gaps.items())
-        print(f"{OPPOSED[other]} less {other}: {told}")
+        print(f"latent blend less {other}: {told}")
     listed = goals(found)
     for name, (value, which, bound) in listed.items():
         print(f"{'met   ' if met(value, which, bound) else 'MISSED'} {name}: {value:.4g}, {which} {bound}")

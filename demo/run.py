@@ -121,14 +121,22 @@ def add_measuring(prompt: dict, run: str) -> dict:
     """A copy of the prompt that also saves, without loss, what the figures compare; the workflow itself is not about measuring.
 
     Saved as PNG: the clip as loaded (so that H.264 is no part of the figures), the same after the VAE's round trip, the edited frames
-    before they are encoded as a video, and the mask that the sampler used."""
+    as the VAE decodes them and laid over the clip, and the masks of the sampler and of the composite."""
     load, encode = only(prompt, "BLADE_LoadVideo"), only(prompt, "VAEEncode")
-    sampler, decode = only(prompt, "BLADE_BlendedSampler"), only(prompt, "VAEDecode")
+    sampler, decode, composite = (only(prompt, kind) for kind in ("BLADE_BlendedSampler", "VAEDecode", "BLADE_PixelComposite"))
     extra = {
         "decoded": ("VAEDecode", {"samples": [encode, 0], "vae": prompt[encode]["inputs"]["vae"]}),
         "drawn": ("MaskToImage", {"mask": [sampler, 1]}),
+        "laid": ("MaskToImage", {"mask": [composite, 1]}),
     }
-    shown = {"source": [load, 0], "round_trip": [MEASURE + "decoded", 0], "edited": [decode, 0], "mask": [MEASURE + "drawn", 0]}
+    shown = {
+        "source": [load, 0],
+        "round_trip": [MEASURE + "decoded", 0],
+        "edited": [decode, 0],
+        "mask": [MEASURE + "drawn", 0],
+        "composite": [composite, 0],
+        "composite_mask": [MEASURE + "laid", 0],
+    }
     for name, link in shown.items():
         extra[name] = ("SaveImage", {"images": link, "filename_prefix": f"{run}/{name}"})
     added = {MEASURE + name: {"class_type": kind, "inputs": inputs, "_meta": {"title": name}} for name, (kind, inputs) in extra.items()}
@@ -136,13 +144,14 @@ def add_measuring(prompt: dict, run: str) -> dict:
 
 
 def collect(outcome: Outcome, output: Path) -> dict[str, np.ndarray]:
-    """The saved frames by name. uint8 RGB [frames, height, width, 3]; "mask": float 0..1 [frames, height, width]"""
+    """The saved frames by name. uint8 RGB [frames, height, width, 3]; masks: float 0..1 [frames, height, width]"""
     clips = {}
     for node, shown in outcome.outputs.items():
         if node.startswith(MEASURE):
             files = [output / file["subfolder"] / file["filename"] for file in shown["images"]]
             clips[node.removeprefix(MEASURE)] = np.stack([pictures.load(file) for file in files])
-    clips["mask"] = clips["mask"][..., 0] / 255
+    for name in ("mask", "composite_mask"):
+        clips[name] = clips[name][..., 0] / 255
     return clips
 
 
@@ -152,15 +161,21 @@ def measure(clips: dict[str, np.ndarray], clip: str, edit: Edit) -> dict:
     goal = truth(clip, edit.shape)
     exact = np.maximum(truth(clip), goal)
     outside = dilate(exact, MARGIN)
-    pairs = {"vae_round_trip": (source, round_trip), "latent_blend": (source, edited), "latent_blend_vs_vae": (round_trip, edited)}
+    pairs = {
+        "vae_round_trip": (source, round_trip),
+        "latent_blend": (source, edited),
+        "latent_blend_vs_vae": (round_trip, edited),
+        "composite": (source, clips["composite"]),
+    }
     figures = {
         "background_psnr_db": {name: mean(psnr_outside(*pair, outside)) for name, pair in pairs.items()},
         "background_psnr_db_five_convention": {name: mean(psnr_outside_five(*pair, outside)) for name, pair in pairs.items()},
         "mask_iou": mean(iou(clips["mask"], exact)),
-        "object_colour_ok": mean([colour_in(frame, mask) == edit.colour for frame, mask in zip(edited, goal, strict=True)]),
+        "composite_pixels_changed_outside": int(((source != clips["composite"]).any(-1) & (clips["composite_mask"] == 0)).sum()),
+        "object_colour_ok": mean([colour_in(frame, mask) == edit.colour for frame, mask in zip(clips["composite"], goal, strict=True)]),
     }
     if not np.array_equal(goal, truth(clip)):
-        found = [find_object(frame) for frame in edited]
+        found = [find_object(frame) for frame in clips["composite"]]
         figures["object_shape_ok"] = mean([thing is not None and thing.shape == edit.shape for thing in found])
     return figures
 
@@ -175,6 +190,7 @@ def goals(figures: dict) -> dict[str, bool]:
     found = {
         "latent_blend within 0.5 dB of vae_round_trip": background["latent_blend"] >= background["vae_round_trip"] - 0.5,
         "latent_blend_vs_vae at least 35 dB": background["latent_blend_vs_vae"] >= 35,
+        "composite changes no pixel outside its mask": figures["composite_pixels_changed_outside"] == 0,
         "mask_iou at least 0.7": figures["mask_iou"] >= 0.7,
         "object_colour_ok at least 0.9": figures["object_colour_ok"] >= 0.9,
     }
@@ -234,7 +250,11 @@ def run_edit(host: ComfyHost, name: str, target: Path) -> dict:
         "versions": versions(host.comfy),
     }
     video = outcome.outputs[only(prompt, "SaveVideo")]["images"][0]
-    panels = [pictures.enlarge(clips["source"]), pictures.outline_mask(clips["source"], clips["mask"]), pictures.enlarge(clips["edited"])]
+    panels = [
+        pictures.enlarge(clips["source"]),
+        pictures.outline_mask(clips["source"], clips["mask"]),
+        pictures.enlarge(clips["composite"]),
+    ]
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(host.base / "output" / video["subfolder"] / video["filename"], target / "edited.mp4")
     write_mp4(target / "comparison.mp4", pictures.beside(*panels), FPS)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from benchmarks.editing import (
     AGAINST_VAE,
     COMPARED,
     MARGIN,
+    MARGINS,
     NAMES,
     OPPOSED,
     PANELS,
+    SETTINGS,
+    STARTS,
     TITLES,
     VARIANTS,
     Clips,
@@ -29,6 +33,7 @@ from benchmarks.editing import (
     one_level_off,
     random_noise,
     right,
+    start_table,
     strip,
     summary,
     table,
@@ -79,15 +84,27 @@ def test_one_level_off_reads_the_next_noisier_level_and_the_highest_twice() -> N
 
 
 def test_only_one_level_off_stops_blending_before_the_clip() -> None:
-    assert {name for name, variant in VARIANTS.items() if variant.inputs} == {name for name in VARIANTS if name.startswith("one_level_off")}
+    assert {name for name, variant in VARIANTS.items() if "blend_until" in variant.inputs} == {"one_level_off_blend"}
     assert VARIANTS["one_level_off_blend"].inputs == {"blend_until": 0.8}
 
 
-def test_each_other_background_is_compared_with_the_inverted_one_under_the_same_kind_of_mask() -> None:
-    assert all(
-        VARIANTS[own].background is None and VARIANTS[own].exact_mask == VARIANTS[other].exact_mask for other, own in OPPOSED.items()
-    )
-    assert len(OPPOSED) == len(VARIANTS) - 2
+def test_each_other_background_is_compared_under_the_same_kind_of_mask_and_settings() -> None:
+    assert {name for name, variant in VARIANTS.items() if variant.background} == set(OPPOSED)
+    assert not any(VARIANTS[other].exact_mask or {"structure", "renoise"} & VARIANTS[other].inputs.keys() for other in OPPOSED)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_settings_are_those_of_the_graph_for_that_kind_of_edit(kind: str) -> None:
+    graph = json.loads((Path(__file__).parents[1] / "demo" / f"blade_change_{kind}.prompt.json").read_text(encoding="utf-8"))
+    (sampler,) = (node["inputs"] for node in graph.values() if node["class_type"] == "BLADE_BlendedSampler")
+    assert {name: sampler[name] for name in SETTINGS[kind]} == SETTINGS[kind]
+    assert "mask" not in sampler and ("source" in sampler or not SETTINGS[kind]["structure"])
+
+
+def test_a_variant_knows_its_twin_among_the_starts() -> None:
+    assert VARIANTS["latent_blend"].for_kind("colour") == VARIANTS["inverted_start_structure"].for_kind("colour")
+    assert VARIANTS["latent_blend"].for_kind("shape") == VARIANTS["fresh_noise_start"].for_kind("shape")
+    assert VARIANTS["latent_blend"].for_kind("shape") != VARIANTS["latent_blend_exact_mask"].for_kind("shape")
 
 
 def leaking(rows: slice) -> float:
@@ -178,7 +195,8 @@ def test_a_difference_has_an_interval_over_edits() -> None:
 
 def rows(value: Callable[[str, str, str], float]) -> dict[str, list[dict]]:
     """Two edits of each kind. value(name, kind, figure)"""
-    listed = (*COMPARED, "background_psnr_db_five_convention", "right", "seconds", "changed", "compared")
+    margins = (f"background_psnr_db_{margin}_px" for margin in MARGINS)
+    listed = (*COMPARED, *margins, "background_psnr_db_five_convention", "right", "seconds", "changed", "compared")
     return {
         kind: [{name: {figure: value(name, kind, figure) for figure in listed} for name in ("stock_sampling", *NAMES)}] * 2
         for kind in ("colour", "shape")
@@ -231,14 +249,16 @@ def test_the_summary_has_the_promised_keys() -> None:
     )
     assert found["composite_pixels_changed_outside"] == 0 and found["composite_pixels_compared"] == 20
     assert found["success"].keys() == found["success_of_stock_sampling"].keys() == {"colour", "shape"}
-    assert found["inverted_less"].keys() == OPPOSED.keys()
+    assert found["inverted_less"].keys() == set(OPPOSED) and found["start"].keys() == set(STARTS)
+    assert found["background_psnr_db_by_margin"].keys() == {"8 px", "12 px", "16 px"}
     assert found["inverted_less"]["random_noise_blend"]["background_psnr_db"]["mean"] == pytest.approx(1.6)
 
 
 def test_the_table_has_a_row_for_each_variant_and_as_many_cells_in_each() -> None:
     lines = table(summary(rows(good))).splitlines()
     assert {line.count("|") for line in lines} == {11}
-    assert len(lines) == 2 + len(NAMES) + 1 and set(TITLES) == set(NAMES)
+    assert {line.count("|") for line in start_table(summary(rows(good))).splitlines()} == {8}
+    assert len(lines) == 2 + len(TITLES) + 1 and set(TITLES) | set(STARTS) == set(NAMES)
     assert "| latent blend, exact mask | 29.95 | 0.00 |" in "\n".join(lines)
 
 
