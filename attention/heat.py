@@ -96,7 +96,9 @@ def record_heat(record: CrossAttentionRecord, phrases: Sequence[Phrase], height:
     """Heat of some phrases over a whole record: of the maps that were spread along self-attention and, at finer resolutions, those of the
     same levels; where nothing was spread, of every level's. Levels count by their share of signal."""
     heat = WordsHeat(phrases, height, width)
-    levels = [(signal_share(sigma), maps) for sigma, maps in zip(record.sigmas, record.levels, strict=True) if clear(sigma) or not record.spread]
+    levels = [
+        (signal_share(sigma), maps) for sigma, maps in zip(record.sigmas, record.levels, strict=True) if clear(sigma) or not record.spread
+    ]
     if record.spread:
         heat.add(record.words, record.spread, 1.0)
         whole = sum(share for share, _ in levels)

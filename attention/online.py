@@ -46,11 +46,15 @@ class StepMask(ABC):
     def at_step(self, step: int) -> Tensor:
         """The step's mask, [frames, 1, h, w] in 0..1, without `soft` of 0 and 1 only. Called once a step, before the step's model call."""
         self.wider = widened(self.widen, step, self.steps)
-        parts = [
-            to_latent_mask(feather(self.pixels(span), self.soft), *self.latent_size, soft=self.soft > 0) for span in spans(self.frames)
-        ]
-        self.cells = torch.cat(parts)
+        self.cells = torch.cat([self.on_grid(self.pixels(span)) for span in spans(self.frames)])
         return self.cells
+
+    def on_grid(self, pixels: Tensor) -> Tensor:
+        """A mask at pixel size on the latent grid, faded out beyond its outline; what it covers stays whole, however thin. [frames, 1, h, w]"""
+        cells = to_latent_mask(pixels, *self.latent_size)
+        if not self.soft:
+            return cells
+        return torch.maximum(cells, to_latent_mask(feather(pixels, self.soft), *self.latent_size, soft=True))
 
     def pixels(self, frames: slice) -> Tensor:
         """The last step's mask of some frames, at pixel size, not yet soft. [frames, height, width] in 0..1"""

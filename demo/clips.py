@@ -1,4 +1,5 @@
-"""The demo's clips: small H.264 files rendered from seeds that training never saw, whose exact masks can be rendered again.
+"""The demo's clips: small H.264 files rendered from seeds that training never saw, whose exact masks can be rendered again; and a mask that an
+artist might have drawn over one of them.
 
     python -m demo.clips        writes demo/clips/*.mp4
 
@@ -15,33 +16,56 @@ from pathlib import Path
 import av
 import numpy as np
 
-from demo.scenes import SIZE, Thing, caption, draw_mask, render_clip
+from demo.scenes import SIZE, Thing, caption, draw, draw_mask, finish, paint_ground
+from metrics.background import dilate
 
 FOLDER = Path(__file__).parent / "clips"
 FRAMES = 12
 FPS = 8
 CRF = 12  # near transparent: the file is a source to edit, and its own loss should not be what the figures measure
+MASKED, ROUGH = "blade_red_circle", 4  # the clip over which a mask was drawn, and how many pixels wider than its thing it is
+MASK = FOLDER / f"{MASKED}_mask.mp4"
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One thing that moves over a ground by `velocity` (heights a frame) and turns by `spin` (radians a frame)."""
+    """A thing that moves over a ground by `velocity` (heights a frame) and turns by `spin` (radians a frame), and maybe a second one over it,
+    which moves by its own velocity."""
 
     seed: int
     thing: Thing
     ground: str
     velocity: tuple[float, float]
     spin: float = 0.0
+    second: Thing | None = None
+    second_velocity: tuple[float, float] = (0.0, 0.0)
 
     @property
     def words(self) -> str:
         """The clip's source prompt, such as "a red circle on grass"."""
-        return caption([self.thing], self.ground)
+        return caption(self.things(0), self.ground)
+
+    def things(self, frame: int) -> list[Thing]:
+        """Where its things are in a frame, in the order in which they are drawn."""
+        found = [moved(self.thing, self.velocity, frame, self.spin)]
+        return found if self.second is None else [*found, moved(self.second, self.second_velocity, frame)]
+
+
+def moved(thing: Thing, velocity: tuple[float, float], frames: int, spin: float = 0.0) -> Thing:
+    return replace(thing, x=thing.x + velocity[0] * frames, y=thing.y + velocity[1] * frames, angle=thing.angle + spin * frames)
 
 
 CLIPS = {
     "blade_red_circle": Clip(900_001, Thing("red", "circle", 0.30, 0.40, 0.20), "grass", (0.034, 0.016)),
     "blade_yellow_square": Clip(900_002, Thing("yellow", "square", 0.68, 0.62, 0.21, angle=0.12), "water", (-0.032, -0.018), spin=-0.02),
+    "blade_two_things": Clip(
+        900_003,
+        Thing("red", "circle", 0.26, 0.28, 0.20),
+        "sand",
+        (0.040, 0.0),
+        second=Thing("blue", "square", 0.75, 0.76, 0.17, angle=0.1),
+        second_velocity=(-0.042, 0.0),
+    ),
 }
 
 
@@ -61,20 +85,30 @@ def path(name: str) -> Path:
 def render(name: str) -> np.ndarray:
     """The clip's frames as they were before H.264. uint8 RGB [frames, size, size, 3]"""
     clip = find(name)
-    return render_clip(clip.seed, [clip.thing], clip.ground, FRAMES, clip.velocity, clip.spin)[0]
+    rng = np.random.default_rng(clip.seed)
+    ground = paint_ground(clip.ground, rng)
+    pictures = []
+    for frame in range(FRAMES):
+        picture = ground
+        for thing in clip.things(frame):
+            picture, _ = draw(picture, thing)
+        pictures.append(finish(picture, rng))
+    return np.stack(pictures)
 
 
-def truth(name: str, shape: str | None = None) -> np.ndarray:
-    """The exact masks: how much of each pixel the moving thing covers, float32 0..1. [frames, size, size]
+def truth(name: str, shape: str | None = None, which: int = 0) -> np.ndarray:
+    """The exact masks: how much of each pixel a moving thing covers, float32 0..1. [frames, size, size]
 
-    `shape` lays another outline on the same path instead, which is where an edit of the shape should draw."""
+    `shape` lays another outline on the same path instead, which is where an edit of the shape should draw. `which`: 1 for a clip's second thing."""
     clip = find(name)
-    thing = replace(clip.thing, shape=shape or clip.thing.shape)
-    places = [
-        replace(thing, x=thing.x + clip.velocity[0] * i, y=thing.y + clip.velocity[1] * i, angle=thing.angle + clip.spin * i)
-        for i in range(FRAMES)
-    ]
-    return np.stack([draw_mask(place, SIZE) for place in places])
+    things = [clip.things(frame)[which] for frame in range(FRAMES)]
+    return np.stack([draw_mask(replace(thing, shape=shape or thing.shape), SIZE) for thing in things])
+
+
+def rough_mask() -> np.ndarray:
+    """A mask of the clip MASKED such as an artist draws: too wide all around, white on black. uint8 RGB [frames, size, size, 3]"""
+    wide = dilate(truth(MASKED), ROUGH)
+    return np.where(wide[..., None], np.uint8(255), np.uint8(0)).repeat(3, -1)
 
 
 def write_mp4(target: Path, frames: np.ndarray, fps: int = FPS, crf: int = CRF) -> None:
@@ -106,3 +140,5 @@ if __name__ == "__main__":
     for name in CLIPS:
         write_mp4(path(name), render(name))
         print(f"{path(name).name}: {find(name).words}, {FRAMES} frames, {path(name).stat().st_size / 1000:.0f} kB")
+    write_mp4(MASK, rough_mask())
+    print(f"{MASK.name}: where the thing of {MASKED} is, roughly, {MASK.stat().st_size / 1000:.0f} kB")

@@ -35,7 +35,7 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
         for slot, socket in enumerate(node.get("inputs", [])):
             if origin := graph.origin_of_input(node, slot):
                 inputs[socket["name"]] = [str(origin[0]), origin[1]]
-        title = node.get("title") or info["display_name"]
+        title = node.get("title") or info["display_name"] or node["type"]  # core's newer nodes may have no name to show
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
     for node in prompt.values():  # what came from a muted node is as good as not connected
         node["inputs"] = {name: value for name, value in node["inputs"].items() if not isinstance(value, list) or value[0] in prompt}

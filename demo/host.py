@@ -28,11 +28,26 @@ import aiohttp
 
 from demo.comfy_source import find_comfy
 
-__all__ = ["CHECKPOINT_NAME", "TWIN_NAME", "ComfyHost", "HostError", "Outcome", "find_comfy", "prepare_base"]
+__all__ = [
+    "CHECKPOINT_NAME",
+    "PUBLISHED",
+    "TWIN_NAME",
+    "ComfyHost",
+    "HostError",
+    "Outcome",
+    "add_placeholders",
+    "find_comfy",
+    "prepare_base",
+]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CHECKPOINT_NAME = "blade_demo.safetensors"  # the name that the workflows ask for
 TWIN_NAME = "blade_demo_v.safetensors"  # its U-Net fine-tuned to predict v, for core's Load Diffusion Model
+PUBLISHED = (  # models that workflows ask for and that this repository does not hold
+    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors",
+    "checkpoints/sd_xl_base_1.0.safetensors",
+    "controlnet/control_v11p_sd15_canny_fp16.safetensors",
+)
 NOT_SHIPPED = ("demo", "tests", "benchmarks", "out", "__pycache__")
 
 
@@ -75,6 +90,14 @@ def prepare_base(base: Path, checkpoint: Path | None = None, pack: str = "blade"
     for clip in (REPOSITORY / "demo" / "clips").glob("*.mp4"):
         copy_if_new(clip, base / "input" / clip.name)
     return base
+
+
+def add_placeholders(base: Path) -> None:
+    """Empty files under the names of the published models that workflows ask for: the server then accepts such a graph, and ends at its loader."""
+    for name in PUBLISHED:
+        path = base / "models" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
 
 def install_pack(source: Path, target: Path) -> None:

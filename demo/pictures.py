@@ -1,6 +1,7 @@
 """Pictures that show an edit: the comparison clip, the contact sheet, and the thumbnails of the workflows.
 
-python -m demo.pictures out/demo        writes workflows/*.jpg and demo/result.jpg from what `demo.run` left there
+python -m demo.pictures out/demo [out/ui]   writes workflows/*.jpg and demo/result.jpg from what `demo.run` left there, and, of the graphs that it
+                                            does not run, from the videos that they left in the base folder of `demo.ui` when run there
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from demo.clips import read_mp4
+from demo.clips import MASK, path, read_mp4
 
 SCALE = 2  # 128 px frames are small on a screen
 GAP = 8  # pixels between panels; even, as H.264 wants its sides
@@ -87,10 +88,36 @@ def thumbnail(comparison: Path) -> np.ndarray:
     """The middle frame of a comparison clip before and after, halves of one square. uint8 RGB [512, 512, 3]"""
     frames = read_mp4(comparison)
     frame = frames[len(frames) // 2]
-    side = frame.shape[0]
-    square = np.concatenate([frame[:, : side // 2], frame[:, -side // 2 :]], 1)
-    square[:, side // 2 - 1 : side // 2 + 1] = 255
+    return halves(frame, frame[:, -frame.shape[0] :])
+
+
+def halves(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The left half of one picture beside the right half of another; of a wider one, its leftmost square counts. uint8 RGB [512, 512, 3]"""
+    middle = before.shape[0] // 2
+    square = np.concatenate([before[:, :middle], after[:, middle:]], 1)
+    square[:, middle - 1 : middle + 1] = 255
     return cv2.resize(square, (512, 512), interpolation=cv2.INTER_CUBIC)
+
+
+def middle(video: Path) -> np.ndarray:
+    """A video's middle frame, enlarged. uint8 RGB [height, width, 3]"""
+    frames = read_mp4(video)
+    return enlarge(frames[len(frames) // 2 :][:1])[0]
+
+
+def canny(picture: np.ndarray) -> np.ndarray:
+    """White lines on black, as a ControlNet for edges takes them. uint8 RGB of the same size"""
+    return cv2.cvtColor(cv2.Canny(cv2.GaussianBlur(picture, (5, 5), 0), 100, 200), cv2.COLOR_GRAY2RGB)
+
+
+def two_sizes(picture: np.ndarray) -> np.ndarray:
+    """A frame as large as SDXL draws it, and on it the size of SD1.5's, for a graph that no demo model can run. uint8 RGB [512, 512, 3]"""
+    square = cv2.resize(picture, (512, 512), interpolation=cv2.INTER_CUBIC)
+    for text, side in (("1024", 512), ("512", 256)):
+        cv2.rectangle(square, (3, 3), (side - 4, side - 4), (255, 255, 255), 3)
+        (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 1.1, 2)
+        cv2.putText(square, text, (side - width - 18, side - 20), cv2.FONT_HERSHEY_DUPLEX, 1.1, (255, 255, 255), 2, cv2.LINE_AA)
+    return square
 
 
 def film(comparison: Path) -> np.ndarray:
@@ -123,6 +150,28 @@ def four_masks(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(np.concatenate([np.concatenate(row, 1) for row in cells]), (512, 512), interpolation=cv2.INTER_AREA)
 
 
+def newest(base: Path, graph: str) -> Path:
+    """The video that a graph left when it last ran. Raises FileNotFoundError where it has not."""
+    found = sorted((base / "output" / "video").glob(f"{graph}_*.mp4"))
+    if not found:
+        raise FileNotFoundError(f"{base} holds no video of {graph}: run `python -m demo.ui --base {base}`, and there the graph.")
+    return found[-1]
+
+
+def graph_thumbnails(base: Path) -> dict[str, np.ndarray]:
+    """Of the graphs that `demo.run` does not run, by name. base: of the ComfyUI where they ran. uint8 RGB [512, 512, 3] each"""
+    circle, two = middle(path("blade_red_circle")), middle(path("blade_two_things"))
+    masked = outline_mask(read_mp4(path("blade_red_circle"))[6:7], read_mp4(MASK)[6:7, ..., 0] / 255)
+    edited = {name: middle(newest(base, name)) for name in ("blade_multi_edit", "blade_own_mask", "blade_sampler_custom")}
+    return {
+        "blade_multi_edit": halves(two, edited["blade_multi_edit"]),
+        "blade_own_mask": halves(masked[0], edited["blade_own_mask"]),
+        "blade_sampler_custom": halves(circle, edited["blade_sampler_custom"]),
+        "blade_controlnet": halves(circle, canny(circle)),
+        "blade_sdxl": two_sizes(circle),
+    }
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo")
     for name, place in (("blade_change_colour", folder), ("blade_change_shape", folder / "shape")):
@@ -133,6 +182,10 @@ if __name__ == "__main__":
     for name, part, of in (("blade_check_inversion", stacked_halves, "inversion.jpg"), ("blade_draw_mask", four_masks, "masks.jpg")):
         save(REPOSITORY / "workflows" / f"{name}.jpg", part(load(REPOSITORY / "benchmarks" / "results" / of)))
         print(f"workflows/{name}.jpg")
+    if len(sys.argv) > 2:
+        for name, picture in graph_thumbnails(Path(sys.argv[2])).items():
+            save(REPOSITORY / "workflows" / f"{name}.jpg", picture)
+            print(f"workflows/{name}.jpg")
     sheets = [load(place / "contact_sheet.png") for place in (folder, folder / "shape")]
     width = min(sheet.shape[1] for sheet in sheets)
     stacked = np.concatenate([sheet[:, :width] for sheet in sheets])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from demo.host import ComfyHost, find_comfy, prepare_base
+from demo.host import ComfyHost, add_placeholders, find_comfy, prepare_base
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES = REPOSITORY / "tests" / "demo"
@@ -48,6 +48,7 @@ def open_page(address: str) -> webdriver.Chrome:
 def main() -> None:
     used: set[str] = set()
     with tempfile.TemporaryDirectory() as folder, ComfyHost(find_comfy(REPOSITORY / ".cache"), prepare_base(Path(folder))) as host:
+        add_placeholders(host.base)
         page = open_page(host.address)
         try:
             for file in WORKFLOWS:

@@ -249,7 +249,7 @@ def run_edit(host: ComfyHost, name: str, target: Path) -> dict:
         "peak_memory_mib": round(memory.bytes / 2**20),
         "versions": versions(host.comfy),
     }
-    video = outcome.outputs[only(prompt, "SaveVideo")]["images"][0]
+    video = outcome.outputs[only(prompt, "BLADE_SaveVideo")]["images"][0]
     panels = [
         pictures.enlarge(clips["source"]),
         pictures.outline_mask(clips["source"], clips["mask"]),

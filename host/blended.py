@@ -76,7 +76,10 @@ def blended_function(
                 known = {name for cond, name in conds if cond.get(WORDS) == edit.recorder.words}
                 shown = attention_wrapper(unet, **recording(edit.recorder, known))
                 options = with_wrapper(options, DIFFUSION_MODEL, f"blade_record_{number}", shown)
-        behind = lambda sigma: trajectory.at(sigma).to(x)  # noqa: E731
+
+        def behind(sigma: Tensor) -> Tensor:
+            return trajectory.at(sigma).to(x)
+
         if source is not None and any(edit.structure < math.inf for edit in edits):
             calc, handlers = asking_the_source(source_conds(model, source, x), behind, lambda sigma: kept_structure(layers, edits, sigma))
             options = with_wrapper(options, CALC_COND_BATCH, "blade_structure", calc)
@@ -151,7 +154,7 @@ def speak_in(prompts: list, own_masks: list, shares: list[Tensor], x: Tensor) ->
     for conds, masks, share in zip(prompts, own_masks, shares, strict=True):
         share = share[:, 0].to(x).expand(len(x), -1, -1)
         for (cond, _), own in zip(conds, masks, strict=True):
-            cond["mask"] = share if own is None else share * own.to(x)
+            cond["mask"] = share if own is None else share * own[: len(x)].to(x)  # core takes no more of them either
 
 
 def in_a_grid(callback: Callable[[dict], None], steps: int) -> Callable[[dict], None]:

@@ -16,7 +16,8 @@ from .attention import layer_size
 from .frames import KEY, rows_of_all_conds
 
 HELD = "blade_structure"  # in transformer_options: the pass under way
-MOST_CELLS = 1300  # of a layer that takes part: 32x32 at 512 px. Finer ones would hold 26 MiB a frame, and carry texture rather than shape
+CELLS = 180, 1300  # least and most of a layer that takes part: 16x16 and 32x32 at 512 px. Coarser ones lead the shape away from the clip's,
+# and finer ones would hold 26 MiB a frame
 OTHERS = ("control", "hooks", "gligen")  # of a cond: they need a model loaded, or weights patched, which core did not for this one
 
 
@@ -74,4 +75,4 @@ def asking_the_source(
                     q, k = (torch.where(inside, own.repeat(prompts, 1, 1), new) for own, new in ((own_q, q), (own_k, k)))
         return attend(q, k, v)
 
-    return calc_cond_batch, {"self_attention": look, "self_where": lambda size: size[0] * size[1] <= MOST_CELLS}
+    return calc_cond_batch, {"self_attention": look, "self_where": lambda size: CELLS[0] <= size[0] * size[1] <= CELLS[1]}

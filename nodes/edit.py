@@ -26,6 +26,7 @@ from .common import CATEGORY, CELL, clip_mask, naming
 TITLE = "Edit (BLADE)"
 EditsSocket = io.Custom("BLADE_EDITS")
 ALONE, SOURCE = "alone", "source"
+MODES = (ALONE, SOURCE, *MATTES)
 
 
 def edit_inputs() -> list:
@@ -81,7 +82,7 @@ def edit_inputs() -> list:
         ),
         io.Combo.Input(
             "mask_mode",
-            options=[ALONE, SOURCE, *MATTES],
+            options=list(MODES),
             default=ALONE,
             tooltip="What a connected mask does. alone: it is the mask, and the words are not used. source: it says where the old thing is, and the "
             "target words may widen it. limit, add, subtract: the words draw the mask, which stays inside it, is joined with it, or keeps out of it.",
@@ -120,6 +121,8 @@ class Edit:
         cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
         height, width = (side * CELL for side in cells)
         mask = self.mask
+        if self.mask_mode not in MODES:
+            raise ValueError(f"{self.title}, input mask_mode: it is {self.mask_mode!r}. Choose one of: {', '.join(MODES)}.")
         if mask is not None:
             with naming(self.title, "mask"):
                 mask = clip_mask(mask, trajectory.frames, height, width)
@@ -194,8 +197,8 @@ class Pass:
             Layer(mask.at_step, edit.renoise, self.consensus(mask, consensus, percent_to_sigma(model, until)))
             for mask, edit in zip(self.masks, edits, strict=True)
         ]
-        first, last = (round(share * steps) for share in window)
-        self.layers = Layers(held, (first, last))
+        first = min(round(window[0] * steps), steps - 1)
+        self.layers = Layers(held, (first, max(round(window[1] * steps), first + 1)))  # at least one step, however narrow the window
         self.prompted = [
             PromptedEdit(
                 edit.tag,

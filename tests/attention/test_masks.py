@@ -201,3 +201,12 @@ def test_a_latent_cell_is_edited_from_a_fifth_of_its_area():
     mask[0, :, :1] = 1  # an eighth of the first cell
     mask[0, :, 8:10] = 1  # a quarter of the second
     assert to_latent_mask(mask, 1, 2).tolist() == [[[[0.0, 1.0]]]]
+
+
+def test_a_soft_mask_has_each_cell_by_the_share_that_is_covered_and_whole_from_a_fifth():
+    mask = torch.zeros(1, 8, 32)
+    mask[0, :4, 8:9] = 1  # a sixteenth of the second cell
+    mask[0, :, 16:18] = 1  # a quarter of the third
+    mask[0, :, 24:32] = 0.1  # a tenth of all of the fourth
+    found = to_latent_mask(mask, 1, 4, soft=True)
+    torch.testing.assert_close(found, torch.tensor([[[[0, 5 / 16, 1, 0.5]]]]))

@@ -6,7 +6,7 @@ import torch
 from blade.attention import heat as heat_module
 from blade.attention.heat import WordsHeat, record_heat
 from blade.attention.masks import ADD, LIMIT, SUBTRACT, grow_mask
-from blade.attention.online import OnlineMask, widened
+from blade.attention.online import FixedMask, MaskHeat, OnlineMask, widened
 from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, signal_share
 from blade.attention.words import Phrase, PromptWords, Word
 
@@ -187,3 +187,70 @@ def test_growing_does_not_cross_a_limiting_matte():
     mask = online(matte=MATTE, matte_mode=LIMIT, grow=9, widen=9)
     mask.at_step(0)
     assert (mask.pixels(slice(0, 2)) * (1 - MATTE)).sum() == 0
+
+
+# An artist's own mask, and the soft outline
+
+
+def fixed(mask=SOURCE, **options):
+    return FixedMask(mask, STEPS, (CELLS, CELLS), **options)
+
+
+def test_an_artists_mask_is_the_same_at_every_step():
+    mask = fixed()
+    assert all(torch.equal(mask.at_step(step)[:, 0], area(2, 5, 1, 4)) for step in range(STEPS))
+    assert torch.equal(mask.pixels(slice(0, 2)), SOURCE)
+    assert torch.equal(torch.cat(list(mask.source_masks())), SOURCE)
+
+
+def test_an_artists_mask_grows_and_narrows_as_one_that_draws_itself():
+    mine, drawn = fixed(grow=2, widen=12), online(aim=(), grow=2, widen=12)
+    for step in range(STEPS):
+        assert torch.equal(mine.at_step(step), drawn.at_step(step))
+        assert torch.equal(mine.pixels(slice(0, 2)), drawn.pixels(slice(0, 2)))
+    assert torch.equal(mine.pixels(slice(0, 2)), grow_mask(SOURCE, 2))
+
+
+def test_an_artists_mask_that_does_not_change_is_made_once(monkeypatch):
+    mask = fixed(grow=2, soft=5.0)
+    first = mask.at_step(0)
+    monkeypatch.setattr(mask, "outline", None)
+    assert mask.at_step(1) is first
+
+
+@pytest.mark.parametrize("make", [fixed, online])
+def test_a_soft_mask_is_whole_inside_its_outline_and_fades_beyond_it(make):
+    hard, soft = make().at_step(0), make(soft=9.0).at_step(0)
+    assert set(hard.unique().tolist()) == {0, 1}
+    assert soft[hard == 1].min() == 1
+    between = (soft > 0) & (soft < 1)
+    assert between.any()
+    rows = soft[0, 0, 3]
+    assert rows[3:].diff().max() <= 0  # from the thing outwards it only falls
+    assert soft[0, 0, 7, 7] < 0.01
+
+
+def test_a_thing_smaller_than_its_feather_is_still_wholly_inside():
+    thin = torch.zeros(2, SIZE, SIZE)
+    thin[:, 8:56, 20:23] = 1
+    hard, soft = (fixed(thin, soft=soft).at_step(0) for soft in (0.0, 16.0))
+    assert hard.sum() > 0
+    assert soft[hard == 1].min() == 1
+
+
+def test_a_soft_masks_pixels_stay_hard():
+    """What comes out of the node is the outline; Pixel Composite has a feather of its own."""
+    mask = fixed(soft=9.0)
+    mask.at_step(0)
+    assert torch.equal(mask.pixels(slice(0, 2)), SOURCE)
+
+
+def test_a_mask_in_the_place_of_the_source_words_draws_the_first_mask_and_the_target_may_widen_it():
+    sigmas = torch.linspace(2, 0, 21)
+    recorder = Told(None, *(seen(float(sigma), TARGET) for sigma in sigmas))
+    mask = OnlineMask(MaskHeat(SOURCE), recorder, WordsHeat((CAT,), SIZE, SIZE), sigmas, (CELLS, CELLS))
+    found = [mask.at_step(step) for step in range(20)]
+    assert torch.equal(found[0][:, 0], area(2, 5, 1, 4))
+    assert in_cells(found[-1], 2, 5, 1, 4).min() == 1
+    assert in_cells(found[-1], 2, 5, 5, 8).min() == 1
+    assert torch.equal(torch.cat(list(fixed().source_masks())), SOURCE)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blade.blending.blend import CALLS_PER_STEP, blend, check_solver, sample_blended
+from blade.blending.blend import CALLS_PER_STEP, blend, check_solver, foreground_start, sample_blended
 from blade.inversion.trajectory import Trajectory
 
 SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.2, 0.0])
@@ -119,4 +119,61 @@ def test_blending_is_exact_at_both_ends():
 @pytest.mark.parametrize("name", ["euler_ancestral", "lcm", "dpm_fast", "euler_cfg_pp"])
 def test_solvers_that_cannot_ride_a_trajectory_are_refused_with_those_that_can(name):
     with pytest.raises(ValueError, match=f"'{name}'.*{', '.join(CALLS_PER_STEP)}"):
+        check_solver(name)
+
+
+INVERTED, CLIP, NOISE = (torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
+SIGMA = torch.tensor(8.0)
+
+
+def start_of(amount, inverted=CLIP + SIGMA * INVERTED):
+    return foreground_start(inverted, CLIP, SIGMA, NOISE, torch.full((1, 1, 64, 64), amount))
+
+
+def test_without_fresh_noise_an_edit_begins_at_the_inverted_latent_to_the_bit():
+    assert torch.equal(start_of(0.0), CLIP + SIGMA * INVERTED)
+
+
+def test_with_nothing_but_fresh_noise_it_begins_at_the_clip_under_that_and_knows_no_more_of_the_inversion():
+    torch.testing.assert_close(start_of(1.0), CLIP + SIGMA * NOISE, rtol=0, atol=1e-5)
+    assert torch.equal(start_of(1.0), start_of(1.0, CLIP - 3 * SIGMA * INVERTED))
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_however_much_is_fresh_the_starts_noise_has_unit_variance(amount):
+    assert ((start_of(amount) - CLIP) / SIGMA).var().item() == pytest.approx(1, abs=0.03)
+
+
+def test_more_fresh_noise_remembers_less_of_the_inverted():
+    alike = [torch.corrcoef(torch.stack([(start_of(a) - CLIP).flatten(), INVERTED.flatten()]))[0, 1].item() for a in (0.0, 0.25, 0.75, 1.0)]
+    assert alike == pytest.approx([1, 0.75**0.5, 0.5, 0], abs=0.02)
+
+
+def test_each_cell_gets_its_own_amount_of_fresh_noise():
+    amount = torch.zeros(2, 1, 64, 64)
+    amount[1, :, :32] = 1
+    found = foreground_start(CLIP + SIGMA * INVERTED, CLIP, SIGMA, NOISE, amount)
+    assert torch.equal(found[0], (CLIP + SIGMA * INVERTED)[0])
+    assert torch.equal(found[1, :, 32:], (CLIP + SIGMA * INVERTED)[1, :, 32:])
+    assert torch.equal(found[1, :, :32], start_of(1.0)[1, :, :32])
+
+
+def test_frames_agree_before_the_blend_and_at_the_calls_own_sigma():
+    asked, mask = [], (torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(4)) > 0.5).float()
+
+    def agree(denoised, sigma):
+        asked.append(sigma)
+        return torch.full_like(denoised, 9.0)
+
+    result = sample_blended(network, TRAJECTORY.latents[-1], SIGMAS, solver=euler, calls_per_step=1, background=TRAJECTORY.at,
+                            mask=lambda step: mask, agree=agree)  # fmt: skip
+    inside = (mask > 0).expand_as(result)
+    assert asked == pytest.approx(SIGMAS[:-1].tolist())
+    torch.testing.assert_close(result[inside], torch.full_like(result[inside], 9.0))
+    assert torch.equal(result[~inside], TRAJECTORY.latents[0][~inside])
+
+
+@pytest.mark.parametrize("name", ["lcm", "dpmpp_sde_turbo", "LCM", "TCD", "hyper_sd"])
+def test_few_step_sampling_is_refused_with_the_reason(name):
+    with pytest.raises(ValueError, match=f"'{name}'.*Few-step sampling.*20 steps or more.*euler"):
         check_solver(name)

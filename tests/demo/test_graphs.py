@@ -42,8 +42,13 @@ def test_there_are_workflows() -> None:
         "blade_change_colour",
         "blade_change_shape",
         "blade_check_inversion",
+        "blade_controlnet",
         "blade_draw_mask",
         "blade_long_clip",
+        "blade_multi_edit",
+        "blade_own_mask",
+        "blade_sampler_custom",
+        "blade_sdxl",
     }
 
 

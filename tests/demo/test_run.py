@@ -21,20 +21,21 @@ def perfect(edit: str, clip: str) -> dict[str, np.ndarray]:
     source, scene, aim = render(clip), CLIPS[clip], EDITS[edit]
     thing = replace(scene.thing, colour=aim.colour, shape=aim.shape)
     edited, masks = render_clip(scene.seed, [thing], scene.ground, FRAMES, scene.velocity, scene.spin)
-    return {"source": source, "round_trip": source, "edited": edited, "mask": np.maximum(masks, truth(clip))}
+    mask = np.maximum(masks, truth(clip))
+    return {"source": source, "round_trip": source, "edited": edited, "mask": mask, "composite": edited, "composite_mask": mask}
 
 
 @pytest.mark.parametrize(("edit", "clip"), CASES)
 def test_a_perfect_edit_meets_every_goal(edit: str, clip: str) -> None:
     figures = measure(perfect(edit, clip), clip, EDITS[edit])
-    assert figures["background_psnr_db"] == {"vae_round_trip": 100, "latent_blend": 100, "latent_blend_vs_vae": 100}
-    assert figures["mask_iou"] == 1 and figures["object_colour_ok"] == 1
+    assert figures["background_psnr_db"] == dict.fromkeys(("vae_round_trip", "latent_blend", "latent_blend_vs_vae", "composite"), 100)
+    assert figures["mask_iou"] == 1 and figures["object_colour_ok"] == 1 and figures["composite_pixels_changed_outside"] == 0
     assert all(goals(figures).values())
 
 
 @pytest.mark.parametrize(("edit", "clip"), CASES)
 def test_the_clip_itself_is_no_edit(edit: str, clip: str) -> None:
-    clips = perfect(edit, clip) | {"edited": render(clip)}
+    clips = perfect(edit, clip) | {"edited": render(clip), "composite": render(clip)}
     figures = measure(clips, clip, EDITS[edit])
     assert figures["object_colour_ok" if edit == "colour" else "object_shape_ok"] == 0
     assert not all(goals(figures).values())
@@ -51,6 +52,15 @@ def test_only_the_background_beyond_the_margin_counts() -> None:
     assert true < five
 
 
+def test_a_composite_that_touches_one_pixel_outside_its_mask_misses_the_goal() -> None:
+    clips = perfect("colour", "blade_red_circle")
+    composite = clips["composite"].copy()
+    composite[3, -1, -1, 0] ^= 1
+    figures = measure(clips | {"composite": composite}, "blade_red_circle", EDITS["colour"])
+    assert figures["composite_pixels_changed_outside"] == 1
+    assert [goal for goal, met in goals(figures).items() if not met] == ["composite changes no pixel outside its mask"]
+
+
 def graph(edit: str) -> dict:
     workflow = json.loads((HERE.parents[1] / "workflows" / f"{EDITS[edit].workflow}.json").read_text(encoding="utf-8"))
     return to_prompt(workflow, json.loads((HERE / "object_info.json").read_text(encoding="utf-8")))
@@ -62,7 +72,7 @@ def test_measuring_adds_nodes_and_changes_none(edit: str) -> None:
     more = add_measuring(prompt, "run")
     assert {node: more[node] for node in prompt} == prompt
     saved = {node["_meta"]["title"] for name, node in more.items() if name.startswith(MEASURE) and node["class_type"] == "SaveImage"}
-    assert saved == {"source", "round_trip", "edited", "mask"}
+    assert saved == {"source", "round_trip", "edited", "mask", "composite", "composite_mask"}
 
 
 def test_a_graph_with_two_samplers_is_not_measured() -> None:

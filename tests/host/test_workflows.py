@@ -2,18 +2,34 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from demo.check import colour_in, find_object
+from demo.clips import read_mp4, truth
 from demo.graphs import to_prompt
-from demo.host import REPOSITORY, TWIN_NAME
+from demo.host import PUBLISHED, REPOSITORY, TWIN_NAME, add_placeholders
+from metrics.background import dilate
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+NAMES = [file.stem for file in WORKFLOWS]
+OTHER_MODELS = {
+    "blade_controlnet": "ControlNetLoader",
+    "blade_sdxl": "CheckpointLoaderSimple",
+}  # a published model, which no test has, and its loader
+DEMO_RUNS = [name for name in NAMES if name not in OTHER_MODELS]
+REFUSED = re.compile(r"\w+ \(node (\w+)\): ")  # how demo.host tells what validation refused; an error while running begins with the error
+SAVERS = ("SaveVideo", "BLADE_SaveVideo", "BLADE_DecodeVideo")
+SAMPLERS = ("BLADE_BlendedSampler", "SamplerCustomAdvanced")
 
 
 @pytest.fixture(scope="module")
 def graphs(server):
     """Every workflow as the server runs it, shortened: 4 frames and 5 steps."""
+    add_placeholders(server.base)
     info = server.object_info()
     found = {}
     for file in WORKFLOWS:
@@ -36,23 +52,128 @@ def node(graph, class_type):
     return next(entry for entry in graph.values() if entry["class_type"] == class_type)
 
 
+def key_of(graph, *class_types):
+    return next(key for key, entry in graph.items() if entry["class_type"] in class_types)
+
+
 def test_there_are_workflows():
-    assert {"blade_change_colour", "blade_change_shape", "blade_check_inversion", "blade_draw_mask", "blade_long_clip"} <= {
-        file.stem for file in WORKFLOWS
+    assert set(NAMES) >= {
+        "blade_change_colour",
+        "blade_change_shape",
+        "blade_check_inversion",
+        "blade_controlnet",
+        "blade_draw_mask",
+        "blade_long_clip",
+        "blade_multi_edit",
+        "blade_own_mask",
+        "blade_sampler_custom",
+        "blade_sdxl",
     }
 
 
-@pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
+@pytest.mark.parametrize("name", DEMO_RUNS)
 def test_a_workflow_runs_to_a_video(server, graphs, name):
     steps = []
     outcome = server.run(graphs[name], on_event=lambda event: steps.append(event["data"]["node"]) if event["type"] == "progress" else None)
     assert outcome.error is None
-    save = next(key for key, entry in graphs[name].items() if entry["class_type"] in ("SaveVideo", "BLADE_DecodeVideo"))
-    (video,) = outcome.outputs[save]["images"]
+    (video,) = outcome.outputs[key_of(graphs[name], *SAVERS)]["images"]
     assert (server.base / "output" / video["subfolder"] / video["filename"]).stat().st_size > 1000
     for key, entry in graphs[name].items():
-        if entry["class_type"] in ("BLADE_DDIMInvert", "BLADE_BlendedSampler", "BLADE_ReconstructionCheck"):
+        if entry["class_type"] in ("BLADE_DDIMInvert", "BLADE_ReconstructionCheck", *SAMPLERS) and key not in outcome.cached:
             assert steps.count(key) >= 5  # progress of every step reached the page
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_a_workflow_for_another_model_is_accepted_and_ends_at_that_model_s_empty_file(server, graphs, name):
+    """The host's validation has looked at every type of node, name of a file, value and link, and refused none."""
+    begun = []
+    outcome = server.run(graphs[name], on_event=lambda event: begun.append(event["data"]["node"]) if event["type"] == "executing" else None)
+    assert not REFUSED.match(outcome.error) and outcome.error_node in begun
+    ended = graphs[name][outcome.error_node]
+    assert ended["class_type"] in ("CheckpointLoaderSimple", "ControlNetLoader")
+    assert any(Path(value).name in {Path(file).name for file in PUBLISHED} for value in ended["inputs"].values())
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+@pytest.mark.parametrize("spoil", ["link", "file", "value"])
+def test_a_spoiled_workflow_for_another_model_is_refused_before_anything_runs(server, graphs, name, spoil):
+    shown = ("PreviewImage", "BLADE_CrossAttentionMask")  # what ends elsewhere runs, whatever is refused
+    graph = {key: entry for key, entry in copy.deepcopy(graphs[name]).items() if entry["class_type"] not in shown}
+    spoiled, inputs = {
+        "link": ("BLADE_BlendedSampler", {"trajectory": None}),
+        "file": (OTHER_MODELS[name], {next(iter(node(graph, OTHER_MODELS[name])["inputs"])): "nowhere.safetensors"}),
+        "value": ("BLADE_BlendedSampler", {"renoise": 1.5}),
+    }[spoil]
+    key = key_of(graph, spoiled)
+    graph[key]["inputs"] = {name: value for name, value in (graph[key]["inputs"] | inputs).items() if value is not None}
+    begun = []
+    outcome = server.run(graph, on_event=lambda event: begun.append(event["data"]["node"]) if event["type"] == "executing" else None)
+    assert REFUSED.match(outcome.error)[1] == key and next(iter(inputs)) in outcome.error
+    assert not begun
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_a_workflow_for_another_model_hangs_together_as_the_demo_s_do(server, graphs, name):
+    """With the demo checkpoint, and past the ControlNet, it runs: what its own model would run is the same graph."""
+    graph = copy.deepcopy(graphs[name])
+    node(graph, "CheckpointLoaderSimple")["inputs"]["ckpt_name"] = node(graphs["blade_change_colour"], "CheckpointLoaderSimple")["inputs"][
+        "ckpt_name"
+    ]
+    node(graph, "BLADE_LoadVideo")["inputs"]["longest_side"] = 0
+    sampler = node(graph, "BLADE_BlendedSampler")["inputs"]
+    if name == "blade_controlnet":
+        control = node(graph, "ControlNetApplyAdvanced")["inputs"]
+        sampler.update(target=control["positive"], negative=control["negative"])
+    outcome = server.run(graph)
+    assert outcome.error is None
+    assert outcome.outputs[key_of(graph, *SAVERS)]["images"]
+
+
+def frames_of(server, outcome, key):
+    (video,) = outcome.outputs[key]["images"]
+    return read_mp4(server.base / "output" / video["subfolder"] / video["filename"])
+
+
+def written_without_loss(graph):
+    """The key of the node that saves, told to keep every bit."""
+    key = key_of(graph, "BLADE_SaveVideo")
+    graph[key]["inputs"]["format"] = "mkv (FFV1, lossless)"
+    return key
+
+
+def test_the_graph_of_two_edits_makes_both_and_nothing_else(server, graphs):
+    """At enough steps for edits to be true, on four frames that cover the whole of both paths."""
+    graph = copy.deepcopy(graphs["blade_multi_edit"])
+    for entry in graph.values():
+        if "steps" in entry["inputs"]:
+            entry["inputs"]["steps"] = 15
+    load = node(graph, "BLADE_LoadVideo")["inputs"]
+    load["every_nth"] = 3
+    key = written_without_loss(graph)
+    outcome = server.run(graph)
+    assert outcome.error is None
+    edited, places = frames_of(server, outcome, key), slice(0, 12, 3)
+    circles, squares = (truth("blade_two_things", which=which)[places] for which in (0, 1))
+    assert [colour_in(frame, mask) for frame, mask in zip(edited, circles, strict=True)] == ["purple"] * 4
+    found = [find_object(frame[64:]) for frame in edited]  # the lower half, where the second thing moves
+    assert [(thing.colour, thing.shape) if thing else None for thing in found] == [("blue", "heart")] * 4
+    source = read_mp4(server.base / "input" / load["video"])[places]
+    beyond = ~dilate(np.maximum(circles, squares), 24)
+    assert beyond.mean() > 0.2
+    assert np.array_equal(edited[beyond], source[beyond])  # to the bit, through the composite and the lossless file
+
+
+def test_the_artist_s_mask_says_where_the_clip_changes(server, graphs):
+    graph = copy.deepcopy(graphs["blade_own_mask"])
+    key = written_without_loss(graph)
+    composite = node(graph, "BLADE_PixelComposite")["inputs"]
+    composite.update(grow=0, feather=0.0, colour_match=0.0)
+    outcome = server.run(graph)
+    assert outcome.error is None
+    edited = frames_of(server, outcome, key)
+    source, drawn = (read_mp4(server.base / "input" / f"blade_red_circle{part}.mp4")[:4] for part in ("", "_mask"))
+    changed = (edited != source).any(-1)
+    assert not changed[drawn[..., 0] < 120].any() and changed[drawn[..., 0] > 135].mean() > 0.9
 
 
 def test_nothing_that_an_artist_turns_in_an_edit_inverts_again(server, graph):
@@ -96,10 +217,10 @@ def test_the_twin_that_predicts_v_edits_through_the_same_graph(server, graph):
     node(graph, "BLADE_TemporalAttention")["inputs"]["model"] = ["twin", 0]
     outcome = server.run(graph)
     assert outcome.error is None
-    assert any(graph[key]["class_type"] == "SaveVideo" for key in outcome.outputs)
+    assert any(graph[key]["class_type"] in SAVERS for key in outcome.outputs)
 
 
-@pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_prompt_is_still_the_one_that_the_page_exported(server, name):
     """tests/demo compares to_prompt with the page's own export; this, that the nodes have not changed since it was recorded."""
     workflow = json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
@@ -150,6 +271,47 @@ def test_an_empty_stretch_is_refused_with_the_clips_length(server, graph):
 def test_a_word_that_is_not_in_the_prompt_is_refused_with_its_words(server, graph, class_type, name, title):
     node(graph, class_type)["inputs"][name] = "circel"
     assert_refused(server, graph, class_type, title, name, "'circel'", "a, ", "circle, on, grass", "Did you mean 'circle'")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"), [("source_words", "circle, and, a, blue, square"), ("target_words", "circle, and, a, blue, heart")]
+)
+def test_a_word_of_a_further_edit_that_is_not_in_its_prompt_is_refused_with_its_words(server, graphs, name, prompt):
+    graph = copy.deepcopy(graphs["blade_multi_edit"])
+    node(graph, "BLADE_Edit")["inputs"][name] = "blue star"
+    assert_refused(server, graph, "BLADE_BlendedSampler", "Edit (BLADE)", f"input {name}", "'blue star'", prompt)
+
+
+@pytest.mark.parametrize("name", ["blade_multi_edit", "blade_sampler_custom"])
+def test_structure_without_the_source_prompt_is_refused(server, graphs, name):
+    graph = copy.deepcopy(graphs[name])
+    node(graph, "BLADE_Edit")["inputs"]["structure"] = 0.5
+    door = "BLADE_BlendedSampler" if name == "blade_multi_edit" else "BLADE_BlendedSamplerSelect"
+    assert_refused(server, graph, door, "input source", "structure is 0.5", "DDIM Invert", "set structure to 0")
+
+
+@pytest.mark.parametrize(
+    ("name", "door"), [("blade_change_colour", "BLADE_BlendedSampler"), ("blade_sampler_custom", "BLADE_BlendedSamplerSelect")]
+)
+def test_a_blend_that_ends_before_it_begins_is_refused(server, graphs, name, door):
+    graph = copy.deepcopy(graphs[name])
+    node(graph, door)["inputs"].update(blend_from=0.8, blend_until=0.8)
+    assert_refused(server, graph, door, "input blend_from", "0.8, not before blend_until")
+
+
+@pytest.mark.parametrize(("name", "value"), [("renoise", 1.5), ("renoise", -0.1), ("structure", 2.0)])
+def test_a_value_out_of_range_in_a_further_edit_is_refused(server, graphs, name, value):
+    graph = copy.deepcopy(graphs["blade_multi_edit"])
+    node(graph, "BLADE_Edit")["inputs"][name] = value
+    assert_refused(server, graph, "BLADE_Edit", name, str(value))
+
+
+def test_a_guider_without_an_edit_s_prompt_is_refused(server, graphs):
+    graph = copy.deepcopy(graphs["blade_sampler_custom"])
+    node(graph, "BLADE_CFGSchedule")["inputs"]["positive"] = node(graph, "BLADE_Edit")["inputs"]["target"]
+    assert_refused(
+        server, graph, "SamplerCustomAdvanced", "Blended Sampler Select (BLADE)", "lacks the target prompt of edit 1 of 1", "positive"
+    )
 
 
 def test_a_mask_of_another_size_is_refused(server, graph):
