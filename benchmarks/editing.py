@@ -1,7 +1,7 @@
 """What an edit keeps outside its object and what it changes inside, against exact ground truth: the latent blend of this pack, and beside it the
 backgrounds of blended latent diffusion and of FateZero.
 
-Edits the clips of benchmarks.clips with the demo checkpoint through the pack's own nodes, set as in its graphs, inside ComfyUI's loader and
+Edits the clips of benchmarks.clips with the demo checkpoint through the pack's own nodes and their defaults, inside ComfyUI's loader and
 sampler: keys `edit.*` of quality.json, the table edit.md and the picture edit.jpg. Each clip is inverted once for all variants.
 """
 
@@ -52,24 +52,14 @@ def one_level_off(trajectory: Any, seed: int) -> Any:
     return replace(trajectory, latents=trajectory.latents[levels])
 
 
-SETTINGS: dict[str, dict[str, Any]] = {  # of Blended Sampler, by kind of edit: what blade_change_colour and blade_change_shape set
-    "colour": {"structure": 0.5, "renoise": 0.0},
-    "shape": {"structure": 0.0, "renoise": 1.0},
-}
-
-
 @dataclass(frozen=True)
 class Variant:
     """background: what the inverted trajectory is replaced by, from it and a seed; None: it stays. exact_mask: the exact old and new object
-    instead of the mask that draws itself. inputs: of the node Blended Sampler, in place of its defaults and of SETTINGS."""
+    instead of the mask that draws itself. inputs: of the node Blended Sampler, in place of its defaults."""
 
     background: Callable[[Any, int], Any] | None = None
     exact_mask: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
-
-    def for_kind(self, kind: str) -> Variant:
-        """The same with all that is set, so that equal ones are known for such."""
-        return replace(self, inputs=SETTINGS[kind] | self.inputs)
 
 
 VARIANTS = {
@@ -77,11 +67,10 @@ VARIANTS = {
     "latent_blend_exact_mask": Variant(exact_mask=True),
     "random_noise_blend": Variant(random_noise),
     "one_level_off_blend": Variant(one_level_off, inputs={"blend_until": FATEZERO_UNTIL}),
-    "inverted_start": Variant(inputs={"structure": 0.0, "renoise": 0.0}),
-    "inverted_start_structure": Variant(inputs={"structure": 0.5, "renoise": 0.0}),
-    "fresh_noise_start": Variant(inputs={"structure": 0.0, "renoise": 1.0}),
+    "structure": Variant(inputs={"structure": 0.5}),
+    "fresh_noise": Variant(inputs={"renoise": 1.0}),
 }
-STARTS = ("inverted_start", "inverted_start_structure", "fresh_noise_start")
+STARTS = {"latent_blend": "inverted", "structure": "inverted, *structure* 0.5", "fresh_noise": "fresh noise (*renoise* 1)"}
 OPPOSED = ("random_noise_blend", "one_level_off_blend")  # other backgrounds, to compare the inverted one with
 AGAINST_VAE = {
     "latent_blend": "automatic",
@@ -231,18 +220,11 @@ def measure_edit(bench: Bench, edit: Edit) -> tuple[dict[str, dict[str, Any]], d
         "perfect_edit": clips.perfect,
         "perfect_edit_blended": clips.perfect_blended,
     }
-    seconds: dict[str, float] = {}
-    mask = torch.empty(0)
-    tried: list[tuple[Variant, str]] = []
+    seconds, mask = {}, torch.empty(0)
     for name, variant in VARIANTS.items():
-        variant = variant.for_kind(kind_of(edit))
-        if same := next((other for known, other in tried if known == variant), None):
-            made[name], seconds[name] = made[same], seconds[same]
-            continue
         begin = time.monotonic()
         made[name], used = bench.blend(edit, variant)
         seconds[name] = time.monotonic() - begin
-        tried.append((variant, name))
         if name == "latent_blend":
             mask = used
     exact, drawn = (clip.astype(np.float32) / 255 for clip in (clips.source, made["latent_blend"]))
@@ -411,12 +393,11 @@ def table(found: dict[str, Any]) -> str:
 
 def start_table(found: dict[str, Any]) -> str:
     """Markdown: how an edit of each kind does by what it begins from."""
-    titles = dict(zip(STARTS, ("inverted", "inverted, *structure* 0.5", "fresh noise (*renoise* 1)"), strict=True))
     lines = [
         "| begins from | edits of | right | background against the VAE, dB | border, dB | warp error | outline flicker |",
         "|---" * 7 + "|",
     ]
-    for name, title in titles.items():
+    for name, title in STARTS.items():
         for kind in found["start"][name]["success"]:
             one = {figure: by_kind[kind] for figure, by_kind in found["start"][name].items()}
             lines.append(
