@@ -102,15 +102,29 @@ def feather(mask: Tensor, pixels: float) -> Tensor:
     return torch.from_numpy(np.stack([cv2.GaussianBlur(frame, (0, 0), pixels, borderType=cv2.BORDER_REPLICATE) for frame in mask.numpy()]))
 
 
+def fade_out(mask: Tensor, pixels: float) -> Tensor:
+    """Lets a mask fade outwards, so that thin things stay whole. [frames, height, width] in 0..1
+
+    As it was wherever it is 1; exactly 0 wherever it is 0 and all of it above 0.5 is at least so many pixels away."""
+    if not pixels:
+        return mask
+    faded = []
+    for frame in mask.numpy():
+        outside = (frame <= 0.5).astype(np.uint8)
+        if not outside.all():
+            near = np.clip(1 - cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / pixels, 0, 1)
+            frame = np.maximum(frame, near * near * (3 - 2 * near))
+        faded.append(frame.astype(np.float32))
+    return torch.from_numpy(np.stack(faded))
+
+
 def with_matte(mask: Tensor, matte: Tensor, mode: str) -> Tensor:
     """An artist's rough mask, laid over another by one of MATTES. Both [frames, height, width] in 0..1."""
     return mask * matte if mode == LIMIT else torch.maximum(mask, matte) if mode == ADD else mask * (1 - matte)
 
 
-def to_latent_mask(mask: Tensor, height: int, width: int, covered: float = 0.2, soft: bool = False) -> Tensor:
+def to_latent_mask(mask: Tensor, height: int, width: int, covered: float = 0.2) -> Tensor:
     """A pixel mask [frames, H, W] on the latent grid [frames, 1, height, width]: a cell is edited where at least `covered` of it
-    is inside. A low share keeps the outermost, partly covered cells in the edit, as blended-latent-diffusion's dilation does.
-
-    soft: a cell that is covered less is edited in proportion, for a mask that fades out."""
+    is inside. A low share keeps the outermost, partly covered cells in the edit, as blended-latent-diffusion's dilation does."""
     share = F.interpolate(mask[:, None].float(), (height, width), mode="area")
-    return (share / covered).clamp(max=1) if soft else (share >= covered).float()
+    return (share >= covered).float()

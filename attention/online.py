@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .heat import WordsHeat, add_level, histogram, spans
-from .masks import ADD, feather, grow_mask, half_height, inside, to_latent_mask, with_matte
+from .masks import ADD, fade_out, grow_mask, half_height, inside, to_latent_mask, with_matte
 from .record import MapRecorder, signal_share
 
 Cells = tuple[int, int]
@@ -26,7 +27,7 @@ def widened(pixels: int, step: int, steps: int) -> int:
 class StepMask(ABC):
     """One mask a step, on the latent grid.
 
-    grow: pixels. widen: pixels more at the first step (`widened`). soft: pixels over which the mask fades out beyond its outline. Pixels are
+    grow: pixels. widen: pixels more at the first step (`widened`). soft: pixels over which it fades out (masks.fade_out). Pixels are
     looked at a span of frames at a time, so a long clip's masks take no more memory than its cells."""
 
     def __init__(self, frames: int, steps: int, latent_size: Cells, grow: int = 0, widen: int = 0, soft: float = 0.0):
@@ -54,7 +55,7 @@ class StepMask(ABC):
         cells = to_latent_mask(pixels, *self.latent_size)
         if not self.soft:
             return cells
-        return torch.maximum(cells, to_latent_mask(feather(pixels, self.soft), *self.latent_size, soft=True))
+        return torch.maximum(cells, F.interpolate(fade_out(pixels, self.soft)[:, None], self.latent_size, mode="area"))
 
     def pixels(self, frames: slice) -> Tensor:
         """The last step's mask of some frames, at pixel size, not yet soft. [frames, height, width] in 0..1"""

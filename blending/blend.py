@@ -82,7 +82,8 @@ class BlendedModel:
         denoised = self.model(blend(x, behind, self.mask), sigma, **extra_args)
         if self.agree is not None:
             denoised = self.agree(denoised, float(level))
-        return blend(denoised, self.denoised_behind(level, behind), self.mask)
+        # Where the mask is soft, the input and the last blend mix already: mixing here too would leave the edit's share squared.
+        return blend(denoised, self.denoised_behind(level, behind), (self.mask > 0).to(x))
 
     def denoised_behind(self, sigma: Tensor, behind: Tensor) -> Tensor:
         """The denoised value that leads a solver along the trajectory: D = x - sigma * dx/dsigma, with the slope
@@ -132,4 +133,4 @@ def sample_blended(
     blended = BlendedModel(model, sigmas, background, mask, calls_per_step, agree)
     x = blend(x, background(sigmas[0]).to(x), blended.mask.to(x))
     x = solver(blended, x, sigmas.clone(), extra_args=extra_args or {}, callback=callback, disable=disable)
-    return blend(x, background(sigmas[-1]).to(x), blended.mask)
+    return blend(x, background(sigmas[-1]).to(x), blended.mask.to(x))

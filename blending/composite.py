@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention.masks import grow_mask
+from ..attention.masks import fade_out, grow_mask
 
 ALPHA, POISSON = METHODS = ("alpha", "poisson")
 CELL = 8  # pixels a side that a VAE's cell covers: core's VAE Encode crops to whole ones
@@ -34,7 +34,7 @@ def composite(
     """The clip, and the feathered mask that was used: fp32 on the CPU, [frames, H, W, 3] and [frames, H, W].
 
     source: [frames, H, W, 3] in 0..1. edited: [frames, h, w, 3], the same size or what `window` allows. mask: [frames or 1, h, w] in
-    0..1. grow, feather: pixels, see `feathered`. colour_match: 0..1, how much of the colour shift around the mask is taken from the edit,
+    0..1. grow, feather: pixels, by which the mask is widened and over which it then fades out (masks.fade_out). colour_match: 0..1, how much of the colour shift around the mask is taken from the edit,
     see `colour_shift`. method: "alpha" mixes, "poisson" carries the edit's gradients into the source's colours.
     Where the used mask is 0, and where there is no edit, the source bit for bit; with "alpha" where it is 1, the corrected edit.
     tick is called after each frame. Raises ValueError for an edit of another size. Paper silent."""
@@ -43,7 +43,7 @@ def composite(
     used = torch.zeros(len(mask), *source.shape[1:3])
     for frame, (original, edit) in enumerate(zip(source, edited, strict=True)):
         if frame < len(mask):
-            used[frame, rows, columns] = feathered(mask[frame : frame + 1].float().cpu(), grow, feather)[0]
+            used[frame, rows, columns] = fade_out(grow_mask(mask[frame : frame + 1].float().cpu(), grow), feather)[0]
         share = used[min(frame, len(mask) - 1), rows, columns].numpy()
         result[frame] = original
         if share.any():
@@ -70,23 +70,6 @@ def window(size: tuple[int, ...], kept: tuple[int, ...]) -> tuple[slice, slice]:
             )
     rows, columns = (slice((side - left) // 2, (side - left) // 2 + left) for side, left in zip(size, kept, strict=True))
     return rows, columns
-
-
-def feathered(mask: Tensor, grow: int, feather: float) -> Tensor:
-    """The mask, grown, then fading out over `feather` pixels outwards, so that thin things stay whole. [frames, height, width] in 0..1
-
-    1 wherever the grown mask is 1; exactly 0 wherever the grown mask is 0 and every pixel of it above 0.5 is at least `feather` away."""
-    grown = grow_mask(mask, grow)
-    if not feather:
-        return grown
-    faded = []
-    for frame in grown.numpy():
-        outside = (frame <= 0.5).astype(np.uint8)
-        if not outside.all():
-            near = np.clip(1 - cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / feather, 0, 1)
-            frame = np.maximum(frame, near * near * (3 - 2 * near))
-        faded.append(frame.astype(np.float32))
-    return torch.from_numpy(np.stack(faded))
 
 
 def colour_shift(source: np.ndarray, edited: np.ndarray, mask: np.ndarray) -> np.ndarray:

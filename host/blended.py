@@ -9,6 +9,7 @@ from functools import partial
 
 import comfy.patcher_extension
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -118,8 +119,16 @@ def blended_function(
 
 
 def prompts_of(model, edits: Sequence[PromptedEdit]) -> list[list[tuple[dict, Cond]]]:
-    """This run's conds of each edit's target prompt. `model` is what a sampler function is given."""
-    return [conds_where(model, partial(is_of, edit.tag)) for edit in edits]
+    """This run's conds of each edit's target prompt. `model` is what a sampler function is given.
+
+    For a negative cond on an area core adds a positive one there, with the embedding of one that it finds: that is its prompt's too."""
+    found = [conds_where(model, partial(is_of, edit.tag)) for edit in edits]
+    own = [{id(cond["model_conds"].get("c_crossattn")) for cond, _ in conds} for conds in found]
+    for cond, known in conds_where(model, lambda cond: EDIT not in cond):
+        for conds, embeddings in zip(found, own, strict=True):
+            if id(cond["model_conds"].get("c_crossattn")) in embeddings:
+                conds.append((cond, known))
+    return found
 
 
 def is_of(tag: str, cond: dict) -> bool:
@@ -154,7 +163,10 @@ def speak_in(prompts: list, own_masks: list, shares: list[Tensor], x: Tensor) ->
     for conds, masks, share in zip(prompts, own_masks, shares, strict=True):
         share = share[:, 0].to(x).expand(len(x), -1, -1)
         for (cond, _), own in zip(conds, masks, strict=True):
-            cond["mask"] = share if own is None else share * own[: len(x)].to(x)  # core takes no more of them either
+            if own is not None:  # core leaves out and repeats rows so, too
+                own = own[: len(x)].to(x)
+                own = own.repeat(len(x) // len(own), 1, 1)
+            cond["mask"] = share if own is None else share * own
 
 
 def in_a_grid(callback: Callable[[dict], None], steps: int) -> Callable[[dict], None]:
@@ -168,10 +180,13 @@ def in_a_grid(callback: Callable[[dict], None], steps: int) -> Callable[[dict], 
 
 
 def frame_grid(latents: Tensor) -> Tensor:
-    """Frames spread evenly over a clip, side by side in one latent. [frames, channels, h, w] to [1, channels, rows * h, columns * w]"""
+    """Frames spread evenly over a clip, side by side in one latent of about one frame's size, since a previewer with a VAE of its own takes
+    memory by size. [frames, channels, h, w] to [1, channels, about h, about w]"""
     count = min(len(latents), SHOWN)
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    grid = latents.new_zeros(rows * columns, *latents.shape[1:])
-    grid[:count] = latents[torch.linspace(0, len(latents) - 1, count).round().long()]
+    shown = latents[torch.linspace(0, len(latents) - 1, count).round().long()]
+    small = F.interpolate(shown, [max(1, side // columns) for side in shown.shape[-2:]], mode="area")
+    grid = small.new_zeros(rows * columns, *small.shape[1:])
+    grid[:count] = small
     return rearrange(grid, "(r c) d h w -> 1 d (r h) (c w)", r=rows)

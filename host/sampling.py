@@ -98,7 +98,8 @@ class ScheduledGuider(comfy.samplers.CFGGuider):
         begin, end = self.ends
         if begin != end:
             levels = model_options["transformer_options"]["sample_sigmas"][:-1].tolist()
-            super().set_cfg(float(np.interp(float(timestep[0]), levels[::-1], np.linspace(end, begin, len(levels)))))
+            strengths = np.linspace(begin, end, len(levels))[::-1]
+            super().set_cfg(float(np.interp(float(timestep[0]), levels[::-1], strengths)))
         return super().predict_noise(x, timestep, model_options, seed)
 
 

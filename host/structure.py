@@ -17,16 +17,16 @@ from .frames import KEY, rows_of_all_conds
 
 HELD = "blade_structure"  # in transformer_options: the pass under way
 CELLS = 180, 1300  # least and most of a layer that takes part: 16x16 and 32x32 at 512 px. Coarser ones lead the shape away from the clip's,
-# and finer ones would hold 26 MiB a frame
+# and finer ones would hold too much: of SD1.5 at 512 px these hold 13 MiB a frame of the batch, of SDXL at 1024 px about 300
 OTHERS = ("control", "hooks", "gligen")  # of a cond: they need a model loaded, or weights patched, which core did not for this one
 
 
 @dataclass
 class SourcePass:
-    """What the clip's own pass leaves for the edit's: queries and keys by layer. inside: where they are used, [frames, 1, h, w]."""
+    """What the clip's own pass leaves for the edit's: by layer the place of its prompt, queries and keys. inside: where they are used, [frames, 1, h, w]."""
 
     inside: Tensor
-    layers: dict[Hashable, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    layers: dict[Hashable, tuple[int, Tensor, Tensor]] = field(default_factory=dict)
     whole: bool = False  # whether the clip's own pass is over
 
 
@@ -47,12 +47,17 @@ def asking_the_source(
 
     Paper silent; after Plug-and-Play (Tumanyan et al. 2022, section 4.2), whose features are left out, and kept inside the mask."""
 
+    order = {cond["uuid"]: place for place, cond in enumerate(conds)}
+    level: list = []  # the one under way: sigma, the clip's latents
+
     def calc_cond_batch(executor, inner, edits, x, timestep, model_options):
         options = model_options["transformer_options"]
         passing, cells = options[KEY], inside(float(timestep[0]))
         if cells is None:
             return executor(inner, edits, x, timestep, model_options)
-        behind = background(timestep[0])
+        if level[:1] != [float(timestep[0])]:  # batch after batch asks for the same
+            level[:] = [float(timestep[0]), background(timestep[0])]
+        behind = level[1]
         rows, frames = list(passing.clip), len(behind)
         held = SourcePass(cells.expand(frames, -1, -1, -1)[rows].to(x))
         options = {**model_options, "transformer_options": {**options, HELD: held}}
@@ -63,12 +68,15 @@ def asking_the_source(
     def look(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
         held, layer = options.get(HELD), (options["block"], options["block_index"])
         if held is not None and not held.whole:
-            held.layers[layer] = q, k
+            known = [order.get(cond, len(order)) for cond in options["uuids"]]
+            if layer not in held.layers or min(known) < held.layers[layer][0]:  # of several source prompts, the first's
+                begin = known.index(min(known)) * len(held.inside)
+                held.layers[layer] = min(known), q[begin : begin + len(held.inside)], k[begin : begin + len(held.inside)]
         elif held is not None and layer in held.layers:
-            own_q, own_k = held.layers[layer]
+            own_q, own_k = (part.to(q.device) for part in held.layers[layer][1:])  # core may run conds on several devices
             # Another patch (HyperTile, token merging) may have changed the cells: then the layer is left alone.
             if q.shape[1:] == own_q.shape[1:] and k.shape[1:] == own_k.shape[1:] and len(q) % len(own_q) == 0 == len(k) % len(own_k):
-                inside = F.adaptive_max_pool2d(held.inside, layer_size(options)).flatten(1)[..., None] > 0.5
+                inside = F.adaptive_max_pool2d(held.inside.to(q), layer_size(options)).flatten(1)[..., None] > 0.5
                 if inside.shape[1] == q.shape[1]:
                     prompts = len(q) // len(own_q)
                     inside = inside.repeat(prompts, 1, 1)

@@ -58,8 +58,8 @@ def edit_inputs() -> list:
             min=0.0,
             max=256.0,
             step=0.5,
-            tooltip="Fades the mask out over so many pixels beyond its outline. The clip changes there too: for an edge that Pixel Composite "
-            "should not cut, leave it at 0 and feather there.",
+            tooltip="Fades the edit out over so many pixels around the mask. The clip changes there too: where Pixel Composite follows, leave it at 0 "
+            "and feather there.",
         ),
         io.Float.Input(
             "renoise",
@@ -77,8 +77,8 @@ def edit_inputs() -> list:
             max=1.0,
             step=0.05,
             tooltip="Share of the way from noise to clip during which the thing keeps the clip's own structure: its self-attention looks where the "
-            "clip's does. For another colour or material, try 0.5; 0 for another kind of thing. Needs the source prompt at source; "
-            "that part takes half as long again.",
+            "clip's does. Try 0.5 where another colour or material changes the thing's build too; 0 for another kind of thing. Needs the source "
+            "prompt at source; that part takes half as long again, and with SDXL 300 MiB a frame of the batch.",
         ),
         io.Combo.Input(
             "mask_mode",
@@ -211,7 +211,8 @@ class Pass:
     @staticmethod
     def consensus(mask: StepMask, amount: float, until: float) -> Consensus | None:
         """How an edit's frames agree along its mask. One that does not move says nothing of how the thing in it does."""
-        still = isinstance(mask, FixedMask) and torch.equal(mask.mask, mask.mask[:1].expand_as(mask.mask))
+        place = mask.mask if isinstance(mask, FixedMask) else getattr(mask.source, "mask", None) if isinstance(mask, OnlineMask) else None
+        still = place is not None and torch.equal(place, place[:1].expand_as(place))
         return Consensus(object_places(mask.source_masks()), amount, until) if amount and not still else None
 
     def cells(self) -> torch.Tensor:

@@ -94,7 +94,7 @@ def seed_input():
         default=0,
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=True,
+        control_after_generate=False,  # the page would draw another seed at every run, also where it changes nothing
         tooltip="Which fresh noise, where renoise is above 0: another variation of the edit. The background is the same for all.",
     )
 
@@ -150,7 +150,9 @@ class BlendedSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited clip, for VAE Decode."),
-                io.Mask.Output(display_name="mask", tooltip="The last step's mask, [frames, height, width]."),
+                io.Mask.Output(
+                    display_name="mask", tooltip="The edits' mask at the last step, without its feather. [frames, height, width]"
+                ),
                 io.Image.Output(
                     display_name="mask_by_step",
                     tooltip="One picture: the mask that each step used, in latent cells, of the frame in the middle of the clip.",
@@ -207,7 +209,7 @@ class BlendedSampler(io.ComfyNode):
         function = blended_function(trajectory, run.layers, run.prompted, sampler_name, seed, source, watch)
         positive = [entry for edit in every for entry in edit.positive]
         clip = latent_out(model, trajectory.clip)
-        guidance_end = None if cfg_end == SAME else cfg_end
+        guidance_end = None if cfg_end < 0 else cfg_end
         samples = run_sampler(in_frame_batches(model), function, sigmas, positive, negative, cfg, clip, guidance_end)
         used = run.cells() if mask_size == CELLS else run.pixels()
         height, width = (side * CELL for side in clip.shape[-2:])

@@ -25,7 +25,8 @@ class BlendedSamplerSelect(io.ComfyNode):
             display_name=TITLE,
             category=CATEGORY,
             description="The blended sampler for core's SamplerCustomAdvanced: any guider, any sigmas. Give the guider this node's positive, "
-            "and SamplerCustomAdvanced its sampler, sigmas and latent_image. The noise there does not matter: an edit begins on the trajectory.",
+            "and SamplerCustomAdvanced its sampler, sigmas and latent_image. The noise there does not matter: an edit begins on the trajectory. "
+            "For long clips give the guider a model with Temporal-Spatial Attention, so that room is made for a batch of frames only.",
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model that inverted the clip, with the same Temporal-Spatial Attention: the guider's."

@@ -12,6 +12,7 @@ from blade.attention.masks import (
     LIMIT,
     OTSU,
     SUBTRACT,
+    fade_out,
     feather,
     fill_holes,
     find_thresholds,
@@ -203,10 +204,30 @@ def test_a_latent_cell_is_edited_from_a_fifth_of_its_area():
     assert to_latent_mask(mask, 1, 2).tolist() == [[[[0.0, 1.0]]]]
 
 
-def test_a_soft_mask_has_each_cell_by_the_share_that_is_covered_and_whole_from_a_fifth():
-    mask = torch.zeros(1, 8, 32)
-    mask[0, :4, 8:9] = 1  # a sixteenth of the second cell
-    mask[0, :, 16:18] = 1  # a quarter of the third
-    mask[0, :, 24:32] = 0.1  # a tenth of all of the fourth
-    found = to_latent_mask(mask, 1, 4, soft=True)
-    torch.testing.assert_close(found, torch.tensor([[[[0, 5 / 16, 1, 0.5]]]]))
+@pytest.mark.parametrize("pixels", [1.0, 4.0, 7.5])
+def test_a_mask_that_fades_out_ends_where_it_says_and_stays_whole(pixels):
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 12:20, 15:30] = 1
+    faded = fade_out(mask, pixels)[0]
+    y, x = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    away = torch.hypot((12 - y).clamp(min=0) + (y - 19).clamp(min=0), (15 - x).clamp(min=0) + (x - 29).clamp(min=0.0))
+    assert (faded[away == 0] == 1).all()
+    assert (faded[away >= pixels] == 0).all()
+    assert ((faded > 0) & (faded < 1))[(away > 0) & (away < pixels - 0.01)].all()
+
+
+def test_a_mask_fades_with_the_distance():
+    mask = torch.zeros(1, 9, 40)
+    mask[..., :10] = 1
+    row = fade_out(mask, 8.0)[0, 4]
+    assert (row[9:18].diff() < 0).all()
+    assert row[13] == pytest.approx(0.5, abs=1e-6)
+    assert (row[17:] == 0).all()
+
+
+def test_a_thing_one_pixel_wide_stays_whole_and_a_soft_mask_at_least_as_it_was():
+    mask = torch.zeros(1, 32, 32)
+    mask[:, :, 16] = 1
+    assert (fade_out(mask, 6.0)[0, :, 16] == 1).all()
+    soft = torch.linspace(0, 1, 32).expand(1, 32, 32).contiguous()
+    assert torch.equal(fade_out(soft, 0), soft) and (fade_out(soft, 4.0) >= soft).all()

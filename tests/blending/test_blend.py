@@ -177,3 +177,14 @@ def test_frames_agree_before_the_blend_and_at_the_calls_own_sigma():
 def test_few_step_sampling_is_refused_with_the_reason(name):
     with pytest.raises(ValueError, match=f"'{name}'.*Few-step sampling.*20 steps or more.*euler"):
         check_solver(name)
+
+
+def test_a_soft_mask_leaves_just_its_share_of_the_edit():
+    """A network that always draws the same: what is left of it is the mask, not the mask squared."""
+    mask, drawn = torch.linspace(0, 1, 5).view(1, 1, 1, 5).expand(3, 1, 6, 5), 3.0
+    clip = TRAJECTORY.latents[..., :5]
+    found = sample_blended(
+        lambda x, sigma: torch.full_like(x, drawn), clip[-1], SIGMAS, solver=euler, calls_per_step=1,
+        background=lambda sigma: TRAJECTORY.at(sigma)[..., :5], mask=lambda step: mask,
+    )  # fmt: skip
+    torch.testing.assert_close(found, mask * drawn + (1 - mask) * clip[0])

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from blade.blending.composite import ALPHA, METHODS, POISSON, colour_shift, composite, feathered, poisson, window
-from demo.scenes import Thing, draw_mask, render_clip
+from blade.blending.composite import ALPHA, METHODS, POISSON, colour_shift, composite, poisson, window
+from demo.scenes import Thing, render_clip
 
 FRAMES, SIDE = 3, 128
 THINGS = [Thing("red", "star", 0.45, 0.55, 0.22)]
@@ -78,39 +78,6 @@ def test_a_full_mask_gives_the_edit(scene):
     full = torch.ones(1, SIDE, SIDE)
     assert same_bits(composite(source, edited, full)[0], edited)
     assert (composite(source, edited, full, method=POISSON)[0] - edited).abs().max() < 3 / 255
-
-
-@pytest.mark.parametrize("grow", [0, 3, -2])
-@pytest.mark.parametrize("feather", [1.0, 4.0, 7.5])
-def test_the_feather_ends_where_it_says_and_leaves_the_mask_whole(grow, feather):
-    mask = torch.from_numpy(draw_mask(THINGS[0]) > 0.5).float()[None]
-    grown = feathered(mask, grow, 0)[0].numpy() == 1
-    used = feathered(mask, grow, feather)[0].numpy()
-    away = distance(grown)
-    assert (used[grown] == 1).all()
-    assert (used[away >= feather] == 0).all()
-    assert ((used > 0) & (used < 1))[~grown & (away < feather - 0.01)].all()
-
-
-def test_the_feather_falls_with_the_distance():
-    mask = torch.zeros(1, 9, 40)
-    mask[..., :10] = 1
-    row = feathered(mask, 0, 8.0)[0, 4]
-    assert (row[9:18].diff() < 0).all()
-    assert row[13] == pytest.approx(0.5, abs=1e-6)
-    assert (row[17:] == 0).all()
-
-
-def test_a_thing_one_pixel_wide_stays_whole():
-    mask = torch.zeros(1, 32, 32)
-    mask[:, :, 16] = 1
-    assert (feathered(mask, 0, 6.0)[0, :, 16] == 1).all()
-
-
-def test_a_soft_mask_stays_soft_without_feather():
-    mask = torch.linspace(0, 1, 32).expand(1, 32, 32).contiguous()
-    assert torch.equal(feathered(mask, 0, 0), mask)
-    assert (feathered(mask, 0, 4.0) >= mask).all()
 
 
 def test_one_mask_serves_all_frames(scene):

@@ -619,6 +619,13 @@ def test_structure_is_kept_for_its_share_of_the_way_and_only_then_is_the_source_
     assert counts[0] < counts[1] < counts[2] == 2 * studio.steps
 
 
+def test_of_several_source_prompts_the_first_one_gives_the_structure(studio, box, source):
+    other = studio.prompt("a white star on snow")
+    first, alone, second = (studio.latents(mask=box, structure=1.0, source=given) for given in (source + other, source, other + source))
+    torch.testing.assert_close(first, alone, rtol=0, atol=1e-3)  # larger batches round otherwise
+    assert (second - alone).abs().max() > EDITED
+
+
 def test_structure_leaves_the_background_and_nothing_for_the_next_run(studio, box, outside, source):
     options = copy.deepcopy(studio.model.model_options)
     before = studio.latents(mask=box)
@@ -723,9 +730,9 @@ def test_the_preview_shows_the_clips_frames_side_by_side_and_the_denoised_output
     monkeypatch.setattr(latent_preview, "get_previewer", lambda *args: Previewer())
     sampler, positive, sigmas, latent = studio.select(studio.edits(mask=box))
     out, denoised = studio.advanced(studio.guided(positive), sampler, sigmas, latent)
-    assert [tuple(x0.shape) for x0 in shown[:-1]] == [(1, 4, 32, 32)] * (studio.steps - 1)
+    assert [tuple(x0.shape) for x0 in shown[:-1]] == [(1, 4, 16, 16)] * (studio.steps - 1)
     for grid in shown[:-1]:
-        corners = [grid[0, :, y : y + 16, x : x + 16] for y in (0, 16) for x in (0, 16)]
+        corners = [grid[0, :, y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8)]
         assert not torch.equal(corners[0], corners[1])
         assert not corners[3].any()
     assert denoised.shape == out.shape
@@ -768,3 +775,45 @@ def test_cancelled_in_mid_sampling_it_leaves_the_model_as_it_was(studio, source,
     left[0] = -1
     assert settled(model) == state
     assert torch.equal(studio.latents(**inputs), before)
+
+
+# What a review found
+
+
+@pytest.mark.parametrize("mode", ["alone", "source"])
+def test_a_mask_that_stands_still_gives_no_consensus_in_whatever_way_it_is_used(studio, mode):
+    still, moving = studio.pixels(40, 88, 40, 88), (studio.truth > 0.5).float()
+    agreed, free = (studio.latents(mask=still, mask_mode=mode, consensus=amount) for amount in (1.0, 0.0))
+    assert torch.equal(agreed, free)
+    agreed, free = (studio.latents(mask=moving, mask_mode=mode, consensus=amount) for amount in (1.0, 0.0))
+    assert not torch.equal(agreed, free)
+
+
+def test_a_prompts_own_masks_are_repeated_over_the_frames_with_two_edits_as_with_one(comfy, checkpoint):
+    studio = Studio(comfy, checkpoint, frames=4)
+    own = torch.cat([studio.pixels(0, 128, 0, 64), studio.pixels(0, 128, 64, 128)])
+    target = [[embedding, {**options, "mask": own, "mask_strength": 1.0}] for embedding, options in studio.prompt(TARGET)]
+    left, right = studio.pixels(32, 96, 16, 56), studio.pixels(32, 96, 72, 112)
+    two = studio.latents(target=target, mask=left, edits=studio.edits(mask=right), consensus=0.0)
+    four = [[embedding, {**options, "mask": own.repeat(2, 1, 1)}] for embedding, options in target]
+    assert torch.equal(two, studio.latents(target=four, mask=left, edits=studio.edits(mask=right), consensus=0.0))
+
+
+def test_a_negative_prompt_on_an_area_does_not_let_the_first_edit_speak_in_the_second(studio):
+    """Core adds a positive cond there with the first's embedding: it belongs to the first edit, and keeps out of the second too."""
+    left, right = studio.pixels(32, 96, 16, 56), studio.pixels(32, 96, 72, 112)
+    negative = [
+        [embedding, {**options, "area": (8, 8, 4, 4), "strength": 1.0}] for embedding, options in studio.prompt("snow")
+    ] + studio.prompt("")
+    second = studio.edits(studio.prompt("a yellow star on grass"), mask=right)
+    one, other = (
+        studio.latents(target=studio.prompt(text), negative=negative, mask=left, edits=second, consensus=0.0, steps=1)
+        for text in ("a blue circle on grass", "a white square on snow")
+    )
+    inside = in_cells(right).expand_as(one)
+    assert torch.allclose(one[inside], other[inside], atol=1e-5)
+
+
+def test_a_schedule_of_one_step_has_the_first_guidance(studio, box):
+    scheduled, constant = (studio.latents(mask=box, steps=1, cfg=7.5, cfg_end=end) for end in (1.0, -1.0))
+    assert torch.equal(scheduled, constant)
