@@ -276,12 +276,12 @@ def test_the_check_tells_of_another_prompt(invert, check, prompt):
 
 
 def test_a_solver_that_writes_into_its_latent_leaves_the_trajectory_alone(invert, edit, monkeypatch):
-    import blade.nodes.sampler
+    import blade.host.blended
 
-    trajectory, real = invert(), blade.nodes.sampler.solver_function
+    trajectory, real = invert(), blade.host.blended.solver_function
     before = trajectory.latents.clone()
     monkeypatch.setattr(
-        blade.nodes.sampler, "solver_function", lambda name: lambda model, x, *a, **k: real(name)(model, x.mul_(0.5), *a, **k)
+        blade.host.blended, "solver_function", lambda name: lambda model, x, *a, **k: real(name)(model, x.mul_(0.5), *a, **k)
     )
     edit(trajectory)
     assert torch.equal(trajectory.latents, before)
