@@ -92,10 +92,13 @@ class Trajectory:
         """The latent of a stored level, 0 being the clip. [frames, channels, h, w] fp32"""
         return self.clip if index == 0 else self.latents[index].float()
 
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int, start: float = 1.0) -> Tensor:
         """Sigmas to sample with: `steps` + 1 of the stored levels, evenly spaced by their number, both ends among them. Falling to 0.
+
+        start: how far up to begin, a share of these steps; at least one is left.
 
         Raises ValueError where there are not so many."""
         if not 1 <= steps <= self.steps:
             raise ValueError(f"steps is {steps}, but the trajectory has {self.steps}. Use 1 to {self.steps}, or invert with more steps.")
-        return self.sigmas[torch.linspace(0, self.steps, steps + 1).round().long()].flip(0)
+        whole = self.sigmas[torch.linspace(0, self.steps, steps + 1).round().long()].flip(0)
+        return whole[-(max(1, round(steps * start)) + 1) :]

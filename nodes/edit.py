@@ -252,7 +252,8 @@ class EditNode(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input(
                     "target",
-                    tooltip="What should be in the clip where this edit is, from a Prompt (BLADE) node. Other edits' words need not be in it.",
+                    tooltip="What should be in the clip where this edit is, from a Prompt (BLADE) node. Best the whole "
+                    "finished clip, the same for all edits: a prompt that still names another edit's old thing draws it where masks meet.",
                 ),
                 *edit_inputs(),
                 mask_input(),

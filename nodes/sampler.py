@@ -195,7 +195,7 @@ class BlendedSampler(io.ComfyNode):
             check_solver(sampler_name)
         warning = check_model(TITLE, model, trajectory)
         with naming(TITLE, "steps"):
-            sigmas = trajectory.grid(steps)[-(max(1, round(steps * start)) + 1) :]
+            sigmas = trajectory.grid(steps, start)
         own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, mask_mode, mask)
         every = (own, *edits)
         check_structure(TITLE, every, source)

@@ -75,7 +75,7 @@ class BlendedSamplerSelect(io.ComfyNode):
         check_structure(TITLE, edits, source)
         check_window(TITLE, blend_from, blend_until)
         with naming(TITLE, "steps"):
-            own_sigmas = trajectory.grid(steps)[-(max(1, round(steps * start)) + 1) :]
+            own_sigmas = trajectory.grid(steps, start)
         node_id = cls.hidden.unique_id if cls.hidden else None
 
         def function(model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, callback, disable) -> torch.Tensor:

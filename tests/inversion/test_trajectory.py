@@ -58,3 +58,9 @@ def test_fewer_steps_are_some_of_the_levels_with_both_ends():
 def test_steps_that_the_trajectory_has_not_are_refused(steps):
     with pytest.raises(ValueError, match=f"steps is {steps}, but the trajectory has 3.*1 to 3"):
         TRAJECTORY.grid(steps)
+
+
+def test_a_grid_that_begins_lower_keeps_the_lowest_steps_and_at_least_one():
+    whole = TRAJECTORY.grid(3)
+    assert torch.equal(TRAJECTORY.grid(3, 0.67), whole[1:])
+    assert torch.equal(TRAJECTORY.grid(3, 0.01), whole[-2:])
