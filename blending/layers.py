@@ -30,6 +30,7 @@ class Layers:
     def __init__(self, layers: Sequence[Layer], window: tuple[int, int]):
         self.layers, self.window = tuple(layers), window
         self.shares: list[Tensor] = []  # of the step under way: what each edit covers and no later one does
+        self.blends = True  # whether masks hold in the step under way
         self.middle: list[Tensor] = []  # of each step so far: the whole mask of the frame in the middle of the clip, to look at. [h, w]
 
     def at_step(self, step: int) -> Tensor:
@@ -43,13 +44,19 @@ class Layers:
             left = left * (1 - mask)
         if left is None:
             raise ValueError("there is no edit to make.")
-        found = 1 - left if self.window[0] <= step < self.window[1] else torch.ones_like(left)
+        self.blends = self.window[0] <= step < self.window[1]
+        found = 1 - left if self.blends else torch.ones_like(left)
         self.middle.append(found[len(found) // 2, 0].clone())  # a view would keep the whole clip's masks of every step
         return found
 
     def prompt_shares(self) -> list[Tensor]:
         """Where each edit's prompt speaks: the first's everywhere but under later edits. Each [frames, 1, h, w]; they sum to 1."""
         return [1 - sum(self.shares[1:], torch.zeros_like(self.shares[0])), *self.shares[1:]]
+
+    def places(self) -> list[Tensor]:
+        """Where what each edit draws is seen, for one that is confined to it: its share, or, where no mask holds, the whole picture.
+        Each [frames or 1, 1, h, w], above 0 there."""
+        return self.shares if self.blends else [torch.ones_like(share) for share in self.shares]
 
     def renoised(self) -> Tensor:
         """How much fresh noise each cell begins with, [frames, 1, h, w]."""

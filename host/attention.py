@@ -172,6 +172,31 @@ def rows_of_conds(options: dict, conds: set[Cond], batch: int) -> list[int]:
     return [place * frames + frame for place in wanted for frame in range(frames)]
 
 
+def confining(heard: Callable[[tuple[int, ...], tuple[int, int]], Tensor | None], conds: set[Cond]) -> Handler:
+    """A handler of cross-attention that lets some conds' prompts be heard in a place only. Elsewhere a cell sees their first column, the start
+    token, which knows no word since CLIP's text encoders look back only; attention to one column is its value, so nothing is computed.
+
+    heard(clip, size): whether a layer's cells of that height and width hear the prompts, for the frames of the clip with these numbers, bool
+    [frames, height * width]; None: all do. Rows that show not the whole picture (an area, a tile) and layers whose cells another patch has
+    changed (HyperTile, token merging) are left alone.
+
+    Paper: "under attention control", silent on how; ours. DenseDiffusion (Kim et al. 2023) bends the scores by a layout instead."""
+
+    def confined(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
+        out = attend(q, k, v)
+        rows, passing, size = rows_of_conds(options, conds, len(q)), frame_pass(options, len(q)), layer_size(options)
+        if not rows or passing is None or tuple(options["original_shape"][-2:]) != passing.size or out.shape[1] != math.prod(size):
+            return out
+        inside = heard(passing.clip, size)
+        if inside is None:
+            return out
+        hears = torch.ones(out.shape[:2], dtype=torch.bool, device=out.device)
+        hears[rows] = inside.to(out.device).repeat(len(rows) // len(inside), 1)
+        return torch.where(hears[..., None], out, v[:, :1])
+
+    return confined
+
+
 def recording(recorder, conds: set[Cond]) -> dict:
     """What `attention_wrapper` takes to show cross-attention, and the self-attention of the same blocks, to a recorder
     (attention.record.MapRecorder), for the conds that are in `conds` by the time the model runs (host.sampling.conds_where).

@@ -17,7 +17,7 @@ from ..attention.record import MapRecorder
 from ..blending.blend import CALLS_PER_STEP, foreground_start, sample_blended
 from ..blending.layers import Layers
 from ..inversion.trajectory import Trajectory
-from .attention import DIFFUSION_MODEL, Cond, attention_wrapper, recording
+from .attention import DIFFUSION_MODEL, Cond, attention_wrapper, confining, recording
 from .frames import KEY as FRAMES
 from .frames import WATCH, frame_batches
 from .sampling import conds_where, solver_function
@@ -32,11 +32,33 @@ SHOWN = 9  # frames of a preview
 @dataclass(frozen=True)
 class PromptedEdit:
     """What an edit needs of the model. tag: what its target prompt's conds are marked with (`tagged`). recorder: collects the target words' maps,
-    if they may widen the mask. structure: the lowest sigma at which the clip's own structure is kept; infinite for never."""
+    if they may widen the mask. structure: the lowest sigma at which the clip's own structure is kept; confine: the lowest at which its target prompt
+    speaks inside its mask only; infinite for never."""
 
     tag: str
     recorder: MapRecorder | None = None
     structure: float = math.inf
+    confine: float = math.inf
+
+
+class HearingPlaces:
+    """Where each edit's prompt is heard in the step under way, on the grids of the layers that ask."""
+
+    def __init__(self) -> None:
+        self.places: list[Tensor | None] = []
+        self.known: dict[tuple, Tensor | None] = {}
+
+    def hold(self, places: Sequence[Tensor | None]) -> None:
+        """places: for each edit [frames or 1, 1, h, w], above 0 where it is heard; None: everywhere."""
+        self.places, self.known = list(places), {}
+
+    def heard(self, edit: int, clip: tuple[int, ...], size: tuple[int, int]) -> Tensor | None:
+        """As `confining` asks: bool [frames, height * width] on the device of the places, or None where all cells hear."""
+        place, asked = self.places[edit], (edit, clip, size)
+        if place is not None and asked not in self.known:
+            inside = F.adaptive_max_pool2d(place[list(clip)] if len(place) > 1 else place.expand(len(clip), -1, -1, -1), size).flatten(1) > 0
+            self.known[asked] = None if inside.all() else inside
+        return self.known.get(asked)
 
 
 def tagged(conditioning: list, tag: str) -> list:
@@ -70,6 +92,7 @@ def blended_function(
     def function(model, x, sigmas, extra_args, callback, disable):
         prompts = prompts_of(model, edits)
         options, unet = extra_args["model_options"], model.inner_model.inner_model.diffusion_model
+        places, levels = HearingPlaces(), sigmas.tolist()
         if FRAMES not in options["transformer_options"].get("wrappers", {}).get(CALC_COND_BATCH, {}):
             options = with_wrapper(options, CALC_COND_BATCH, FRAMES, frame_batches(), first=True)
         for number, (edit, conds) in enumerate(zip(edits, prompts, strict=True)):
@@ -77,6 +100,9 @@ def blended_function(
                 known = {name for cond, name in conds if cond.get(WORDS) == edit.recorder.words}
                 shown = attention_wrapper(unet, **recording(edit.recorder, known))
                 options = with_wrapper(options, DIFFUSION_MODEL, f"blade_record_{number}", shown)
+            if edit.confine < math.inf:
+                confined = confining(partial(places.heard, number), {name for _, name in conds})
+                options = with_wrapper(options, DIFFUSION_MODEL, f"blade_confine_{number}", attention_wrapper(unet, cross_attention=confined))
 
         def behind(sigma: Tensor) -> Tensor:
             return trajectory.at(sigma).to(x)
@@ -91,6 +117,7 @@ def blended_function(
 
         def mask_of(step: int) -> Tensor:
             found = layers.at_step(step)
+            places.hold([place.to(x) if levels[step] >= edit.confine else None for place, edit in zip(layers.places(), edits, strict=True)])
             if len(edits) > 1:
                 speak_in(prompts, own_masks, layers.prompt_shares(), x)
             return found

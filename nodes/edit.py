@@ -80,6 +80,15 @@ def edit_inputs() -> list:
             "clip's does. Try 0.5 where another colour or material changes the thing's build too; 0 for another kind of thing. Needs the source "
             "prompt at source; that part takes half as long again, and with SDXL 300 MiB a frame of the batch.",
         ),
+        io.Float.Input(
+            "confine",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="Share of the way from noise to clip during which the target prompt is heard inside the mask only. Else the thing may be drawn "
+            "beside its place, where the clip is kept, and comes out small or not at all. 0: heard everywhere, as in stock sampling.",
+        ),
         io.Combo.Input(
             "mask_mode",
             options=list(MODES),
@@ -107,6 +116,7 @@ class Edit:
     feather: float = 0.0
     renoise: float = 0.0
     structure: float = 0.0
+    confine: float = 0.0
     mask_mode: str = ALONE
     mask: torch.Tensor | None = None
     tag: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -203,7 +213,7 @@ class Pass:
             PromptedEdit(
                 edit.tag,
                 mask.recorder if isinstance(mask, OnlineMask) else None,
-                percent_to_sigma(model, edit.structure) if edit.structure else math.inf,
+                *(percent_to_sigma(model, share) if share else math.inf for share in (edit.structure, edit.confine)),
             )
             for mask, edit in zip(self.masks, edits, strict=True)
         ]
@@ -273,9 +283,10 @@ class EditNode(io.ComfyNode):
         feather: float = 0.0,
         renoise: float = 0.0,
         structure: float = 0.0,
+        confine: float = 0.5,
         mask_mode: str = ALONE,
         mask: torch.Tensor | None = None,
         previous: tuple[Edit, ...] = (),
     ) -> io.NodeOutput:
-        edit = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, mask_mode, mask)
+        edit = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)
         return io.NodeOutput((*previous, edit))

@@ -179,6 +179,7 @@ class BlendedSampler(io.ComfyNode):
         feather: float = 0.0,
         renoise: float = 0.0,
         structure: float = 0.0,
+        confine: float = 0.5,
         mask_mode: str = ALONE,
         seed: int = 0,
         consensus: float = 1.0,
@@ -196,7 +197,7 @@ class BlendedSampler(io.ComfyNode):
         warning = check_model(TITLE, model, trajectory)
         with naming(TITLE, "steps"):
             sigmas = trajectory.grid(steps, start)
-        own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, mask_mode, mask)
+        own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)
         every = (own, *edits)
         check_structure(TITLE, every, source)
         check_window(TITLE, blend_from, blend_until)
