@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.editing import run_editing
+from benchmarks.editing_report import run_editing
 from benchmarks.mask_quality import run_masks
 from benchmarks.pack import import_pack
 from benchmarks.reconstruction import run_reconstruction

@@ -57,7 +57,9 @@ class HearingPlaces:
         """As `confining` asks: bool [frames, height * width] on the device of the places, or None where all cells hear."""
         place, asked = self.places[edit], (edit, clip, size)
         if place is not None and asked not in self.known:
-            inside = F.adaptive_max_pool2d(place[list(clip)] if len(place) > 1 else place.expand(len(clip), -1, -1, -1), size).flatten(1) > 0
+            inside = (
+                F.adaptive_max_pool2d(place[list(clip)] if len(place) > 1 else place.expand(len(clip), -1, -1, -1), size).flatten(1) > 0
+            )
             self.known[asked] = None if inside.all() else inside
         return self.known.get(asked)
 
@@ -103,7 +105,9 @@ def blended_function(
                 options = with_wrapper(options, DIFFUSION_MODEL, f"blade_record_{number}", shown)
             if edit.confine < math.inf:
                 confined = confining(partial(places.heard, number), {name for _, name in conds})
-                options = with_wrapper(options, DIFFUSION_MODEL, f"blade_confine_{number}", attention_wrapper(unet, cross_attention=confined))
+                options = with_wrapper(
+                    options, DIFFUSION_MODEL, f"blade_confine_{number}", attention_wrapper(unet, cross_attention=confined)
+                )
 
         def behind(sigma: Tensor) -> Tensor:
             return trajectory.at(sigma).to(x)

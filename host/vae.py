@@ -72,11 +72,19 @@ def decode_chunks(vae, samples: Tensor, chunk: int) -> Iterator[np.ndarray]:
     progress = ProgressBar(len(samples))
     for first in range(0, len(samples), chunk):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        pixels = vae.decode(samples[first : first + chunk]).float().cpu()
-        if not torch.isfinite(pixels).all():
-            raise ValueError(
-                f"it decodes frames {first} to {first + len(pixels) - 1} to values that are not finite (NaN or infinity). "
-                "Start ComfyUI with --fp32-vae, or take another VAE."
-            )
+        pixels = decode_finite(vae, samples[first : first + chunk], first)
         progress.update(len(pixels))
         yield pixels.clamp(0, 1).mul_(255).round_().byte().numpy()
+
+
+def decode_finite(vae, samples: Tensor, first: int = 0) -> Tensor:
+    """Frames of a few latents, fp32 on the CPU, [frames, height, width, 3]. first: the number of their first, for errors.
+
+    Raises ValueError where the VAE gives no numbers."""
+    pixels = vae.decode(samples).float().cpu()
+    if not torch.isfinite(pixels).all():
+        raise ValueError(
+            f"it decodes frames {first} to {first + len(pixels) - 1} to values that are not finite (NaN or infinity). "
+            "Start ComfyUI with --fp32-vae, or take another VAE."
+        )
+    return pixels

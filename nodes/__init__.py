@@ -8,6 +8,7 @@ from .edit import EditNode
 from .encode_video import EncodeVideo
 from .guider import CFGSchedule
 from .invert import DDIMInvert
+from .latent_composite import LatentComposite
 from .load_trajectory import LoadTrajectory
 from .load_video import LoadVideo
 from .mask import CrossAttentionMask
@@ -36,6 +37,7 @@ class BladeExtension(ComfyExtension):
             EditNode,
             BlendedSamplerSelect,
             CFGSchedule,
+            LatentComposite,
             PixelComposite,
             SaveVideo,
             DecodeVideo,

@@ -86,21 +86,22 @@ class PixelComposite(io.ComfyNode):
                 )
             place = window(source.shape[1:3], edited.shape[1:3])
         with naming(TITLE, "mask"):
-            mask = mask_of_edit(mask, source, edited, place)
+            mask = mask_of_edit(mask, source, edited.shape[1:3], place)
         return io.NodeOutput(*composite(source, edited, mask, grow, feather, colour_match, method, frame_ticks(len(source))))
 
 
-def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, edited: torch.Tensor, place: tuple[slice, slice]) -> torch.Tensor:
-    """A MASK of the source's or the edit's size as one of the edit's, [frames or 1, h, w] fp32 on the CPU. Raises ValueError where it does not fit."""
+def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...], place: tuple[slice, slice]) -> torch.Tensor:
+    """A MASK of the source's or the edit's size, (h, w), as one of the edit's, [frames or 1, h, w] fp32 on the CPU. Raises ValueError where it
+    does not fit."""
     mask = mask.reshape(-1, *mask.shape[-2:])
     if len(mask) not in (1, len(source)):
         raise ValueError(f"it has {len(mask)} frames, but the clip has {len(source)}. Give one mask, or one for each frame.")
-    if mask.shape[1:] not in (source.shape[1:3], edited.shape[1:3]):
+    if mask.shape[1:] not in (source.shape[1:3], size):
         raise ValueError(
             f"it is {mask.shape[2]}x{mask.shape[1]} pixels, but source is {source.shape[2]}x{source.shape[1]}. Resize the mask to that; "
             "in Blended Sampler set mask_size to pixels."
         )
-    if mask.shape[1:] != edited.shape[1:3]:
+    if mask.shape[1:] != size:
         mask = mask[:, place[0], place[1]]
     mask = mask.float().cpu()
     if not torch.isfinite(mask).all():

@@ -178,6 +178,8 @@ def test_a_thing_comes_out_at_its_place_that_else_is_drawn_beside_it(comfy, chec
         )  # fmt: skip
         with torch.inference_mode():
             pictures = (studio.vae.decode(found) * 255).round().to(torch.uint8).numpy()
-        right.append(np.mean([colour_in(frame, mask) == edit.colour for frame, mask in zip(pictures, edit.clip.truth(frames), strict=True)]))
+        right.append(
+            np.mean([colour_in(frame, mask) == edit.colour for frame, mask in zip(pictures, edit.clip.truth(frames), strict=True)])
+        )
     assert right[1] == 1.0
     assert right[0] < 0.5

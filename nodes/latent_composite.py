@@ -1,0 +1,82 @@
+"""Latent Composite: the edited latent, corrected at the mask's rim so that it decodes to the source's ground there."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..blending.composite import window
+from ..blending.latent_composite import composite_latents
+from ..host.job import frame_ticks
+from ..host.vae import check_latent, check_vae, decode_finite, fitting_chunk
+from .common import CATEGORY, CELL, naming
+from .composite import mask_of_edit
+from .encode_video import chunk_input
+from .save_video import check_pictures
+
+TITLE = "Latent Composite (BLADE)"
+
+
+class LatentComposite(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_LatentComposite",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Corrects an edited latent at the rim of its mask, so that the ground there decodes to the source's. For work that goes on in "
+            "latents (another pass, an upscaler, Decode Video), or before VAE Decode and Pixel Composite for a finer seam. Cells farther out stay the "
+            "clip's to the bit. Takes two decodings and three encodings of the clip.",
+            inputs=[
+                io.Latent.Input("latent", tooltip="The edited clip, from Blended Sampler."),
+                io.Vae.Input("vae", tooltip="The VAE that encoded the clip."),
+                io.Image.Input("source", tooltip="The frames that were encoded, from Load Video (BLADE)."),
+                io.Mask.Input("mask", tooltip="Where the edit shows: Blended Sampler's, or your own; one for the clip or one a frame."),
+                io.Int.Input(
+                    "reach",
+                    default=1,
+                    min=0,
+                    max=16,
+                    tooltip="Latent cells (8x8 pixels) around the mask that may change too. 0 keeps every cell outside the mask the clip's to the bit, and "
+                    "leaves a little more of a seam.",
+                ),
+                io.Int.Input(
+                    "rounds", default=2, min=1, max=8, tooltip="Corrections, one after the other. More than 3 change hardly anything."
+                ),
+                chunk_input("corrected"),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The corrected clip.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, latent, vae, source: torch.Tensor, mask: torch.Tensor, reach: int = 1, rounds: int = 2, chunk_frames: int = 0
+    ) -> io.NodeOutput:
+        samples = latent["samples"]
+        with naming(TITLE, "latent"):
+            check_latent(samples)
+        with naming(TITLE, "vae"):
+            check_vae(vae)
+        size = samples.shape[-2] * CELL, samples.shape[-1] * CELL
+        with naming(TITLE, "source"):
+            check_pictures(source)
+            if len(source) != len(samples):
+                raise ValueError(f"it has {len(source)} frames, but latent has {len(samples)}. Connect the very frames that were encoded.")
+        with naming(TITLE, "latent"):
+            rows, columns = window(source.shape[1:3], size)
+        with naming(TITLE, "mask"):
+            mask = mask_of_edit(mask, source, size, (rows, columns)).expand(len(samples), -1, -1)
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            return vae.encode(pixels).to(samples)
+
+        def decode(latents: torch.Tensor) -> torch.Tensor:
+            return decode_finite(vae, latents, int(part[0]))
+
+        chunk, tick, done = chunk_frames or fitting_chunk(vae, "decode", (1, *samples.shape[1:])), frame_ticks(len(samples)), []
+        for part in torch.arange(len(samples)).split(chunk):
+            with naming(TITLE, "vae"):
+                done.append(composite_latents(samples[part], source[part, rows, columns], mask[part], encode, decode, reach, rounds))
+            for _ in part:
+                tick()
+        return io.NodeOutput({**latent, "samples": torch.cat(done)})
