@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from demo.comfy_env import import_comfy
 from demo.host import CHECKPOINT_NAME, REPOSITORY, ComfyHost, find_comfy, prepare_base
+from tests.host.helpers import BOX, Studio, in_cells
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +44,24 @@ def comfy(comfy_folder):
     import demo.model_pack  # noqa: F401
 
     return comfy
+
+
+@pytest.fixture(scope="module")
+def studio(comfy, checkpoint):
+    """What an artist does, on the demo checkpoint."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # clips this small pass faster so
+    yield Studio(comfy, checkpoint)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def box(studio):
+    """A mask around the clip's thing. [1, 128, 128]"""
+    return studio.pixels(*BOX)
+
+
+@pytest.fixture(scope="module")
+def outside(studio, box):
+    """The latents' numbers outside that mask."""
+    return ~in_cells(box).expand_as(studio.latent)

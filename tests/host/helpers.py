@@ -7,6 +7,8 @@ import torch
 from demo.scenes import Thing, render_clip
 
 CFG = 7.5
+BOX = (32, 96, 40, 104)  # top, bottom, left, right: around the clip's thing, in whole cells
+EDITED = 0.05  # a mean difference of latents, whose deviation is about 1, that tells an edit from rounding
 SOURCE, TARGET = "a red circle on grass", "a blue circle on grass"
 
 
@@ -120,3 +122,18 @@ class Studio:
 def in_cells(mask):
     """Which latent cells a pixel mask of whole cells covers. [frames, 1, h, w] of bool"""
     return mask[:, None, ::8, ::8] > 0.5
+
+
+def counting(model):
+    """A clone of a MODEL, and the list that grows with each of its calls."""
+    counted, rows = model.clone(), []
+    counted.set_model_unet_function_wrapper(lambda apply, given: rows.append(1) or apply(given["input"], given["timestep"], **given["c"]))
+    return counted, rows
+
+
+def temporal(model, batch_frames=0, *kinds):
+    """A clone of a MODEL whose self-attention sees frames of these kinds, in batches of so many frames."""
+    from blade.nodes.temporal import TemporalAttention
+
+    chosen = [kind in kinds for kind in ("self", "first", "previous", "next", "middle", "all")]
+    return TemporalAttention.execute(model, *chosen, 0, 1.0, "all", 0.0, 1.0, batch_frames).result[0]

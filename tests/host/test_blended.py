@@ -5,31 +5,8 @@ import copy
 import pytest
 import torch
 
-from demo.check import colour_in
 from demo.host import REPOSITORY
-from demo.scenes import Thing, render_clip
-from tests.host.helpers import TARGET, Studio, in_cells
-
-BOX = (32, 96, 40, 104)
-EDITED = 0.05  # a mean difference of latents, whose deviation is about 1, that tells an edit from rounding
-
-
-@pytest.fixture(scope="module")
-def studio(comfy, checkpoint):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # clips this small pass faster so
-    yield Studio(comfy, checkpoint)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def box(studio):
-    return studio.pixels(*BOX)
-
-
-@pytest.fixture(scope="module")
-def outside(studio, box):
-    return ~in_cells(box).expand_as(studio.latent)
+from tests.host.helpers import EDITED, SOURCE, TARGET, counting, in_cells, temporal
 
 
 def changed(studio, latents, trajectory=None):
@@ -54,7 +31,7 @@ RUN = ("seed", "start", "steps", "solver", "consensus", "consensus_until", "blen
 
 @pytest.mark.parametrize("inputs", DOORS.values(), ids=DOORS)
 def test_both_doors_give_the_same_latent(studio, inputs):
-    source = studio.prompt("a red circle on grass") if "structure" in inputs else None
+    source = studio.prompt(SOURCE) if "structure" in inputs else None
     run = {name: value for name, value in inputs.items() if name in RUN}
     edits = studio.edits(**{name: value for name, value in inputs.items() if name not in RUN})
     sampler, positive, sigmas, latent = studio.select(edits, source=source, **run)
@@ -207,13 +184,6 @@ def other(comfy, checkpoint):
     with torch.no_grad():
         model.model.diffusion_model.out[0].weight.mul_(1.02)
     return model
-
-
-def counting(model):
-    """A clone of a MODEL, and the list that grows with each of its calls."""
-    counted, rows = model.clone(), []
-    counted.set_model_unet_function_wrapper(lambda apply, given: rows.append(1) or apply(given["input"], given["timestep"], **given["c"]))
-    return counted, rows
 
 
 REFUSED = {
@@ -432,6 +402,11 @@ def test_the_guider_node_gives_what_the_sampler_does_with_cfg_end(studio, box):
     assert not torch.equal(first, studio.latents(mask=box))
 
 
+def test_a_schedule_of_one_step_has_the_first_guidance(studio, box):
+    scheduled, constant = (studio.latents(mask=box, steps=1, cfg=7.5, cfg_end=end) for end in (1.0, -1.0))
+    assert torch.equal(scheduled, constant)
+
+
 # Feather
 
 
@@ -487,234 +462,6 @@ def test_a_matte_limits_adds_or_subtracts(studio, mode, holds):
     assert not torch.equal(found, matte.expand_as(found))
 
 
-# Several edits
-
-
-@pytest.fixture(scope="module")
-def pair(studio):
-    """A clip of two things with its masks, and a trajectory long enough that colours come out."""
-    things = [Thing("red", "circle", 0.3, 0.35, 0.2), Thing("blue", "square", 0.72, 0.68, 0.18)]
-    frames, circle = render_clip(900_300, things, "grass", 3, (0.02, 0.0))
-    _, square = render_clip(900_300, things[::-1], "grass", 3, (0.0, 0.0))
-    with torch.inference_mode():
-        latent = studio.vae.encode(torch.from_numpy(frames).float() / 255)
-    trajectory = studio.invert(source=studio.prompt("a red circle and a blue square on grass"), latent=latent, steps=10)
-    return trajectory, torch.from_numpy(circle), torch.from_numpy(square)
-
-
-def colours(studio, latents, mask):
-    with torch.inference_mode():
-        pictures = (studio.vae.decode(latents) * 255).round().to(torch.uint8).numpy()
-    return [colour_in(picture, part.numpy()) for picture, part in zip(pictures, mask, strict=True)]
-
-
-def hard(mask):
-    return (mask > 0.5).float()
-
-
-def test_each_of_two_edits_follows_its_own_prompt_and_the_background_stays(studio, pair):
-    trajectory, circle, square = pair
-    first = studio.edits(target=studio.prompt("a yellow circle on grass"), mask=hard(circle), grow=4)
-    both = studio.edits(target=studio.prompt("a purple square on grass"), mask=hard(square), grow=4, previous=first)
-    sampler, positive, sigmas, latent = studio.select(both, trajectory, steps=10)
-    out, _ = studio.advanced(studio.guided(positive), sampler, sigmas, latent)
-    assert colours(studio, out, circle) == ["yellow"] * 3
-    assert colours(studio, out, square) == ["purple"] * 3
-    own = studio.edits(mask=torch.maximum(hard(circle), hard(square)), grow=4)[0].step_mask(trajectory, sigmas).at_step(0)
-    outside = (own == 0).expand_as(out)
-    assert torch.equal(out[outside], studio.clips_own(trajectory)[outside])
-
-
-@pytest.mark.parametrize("last", ["yellow", "purple"])
-def test_where_two_edits_overlap_the_later_is_seen(studio, pair, last):
-    trajectory, circle, _ = pair
-    first = {"yellow": "purple", "purple": "yellow"}[last]
-    edits = ()
-    for colour in (first, last):
-        edits = studio.edits(
-            target=studio.prompt(f"a {colour} circle and a blue square on grass"), mask=hard(circle), grow=4, previous=edits
-        )
-    sampler, positive, sigmas, latent = studio.select(edits, trajectory, steps=10)
-    assert colours(studio, studio.advanced(studio.guided(positive), sampler, sigmas, latent)[0], circle) == [last] * 3
-
-
-def test_words_draw_each_of_two_edits_masks(studio, pair):
-    trajectory, circle, square = pair
-    _, found, _ = studio.sample(
-        trajectory=trajectory, target=studio.prompt("a yellow circle and a blue square on grass"), source_words="red circle", steps=10,
-        edits=studio.edits(target=studio.prompt("a red circle and a purple square on grass"), source_words="blue square"),
-    )  # fmt: skip
-    for thing in (circle, square):
-        assert (found * hard(thing)).sum() / hard(thing).sum() > 0.6
-    assert found.mean() < 2.5 * torch.maximum(circle, square).mean()
-
-
-def test_an_edit_without_any_place_changes_nothing_of_the_others(studio, box):
-    one = studio.latents(mask=box)
-    both = studio.latents(mask=box, edits=studio.edits(target=studio.prompt("a star on sand"), mask=torch.zeros(1, 128, 128)))
-    torch.testing.assert_close(both, one, rtol=0, atol=1e-4)
-
-
-def regional(studio, masks=1):
-    """A prompt whose left half is of another text than its right half, by core's nodes."""
-    import nodes
-
-    halves = [studio.pixels(0, 128, 0, 64), studio.pixels(0, 128, 64, 128)]
-    texts = [TARGET, "a yellow star on sand"]
-    parts = [
-        nodes.ConditioningSetMask().append(studio.prompt(text), half.expand(masks, -1, -1), "default", 1.0)[0]
-        for text, half in zip(texts, halves, strict=True)
-    ]
-    return nodes.ConditioningCombine().combine(*parts)[0]
-
-
-@pytest.mark.parametrize("masks", [1, 5])
-def test_a_prompts_own_regions_hold_among_several_edits_too(studio, box, masks):
-    target = regional(studio, masks)
-    alone = studio.latents(target=target, mask=box)
-    both = studio.latents(target=target, mask=box, edits=studio.edits(mask=torch.zeros(1, 128, 128)))
-    torch.testing.assert_close(both, alone, rtol=0, atol=1e-4)
-    assert (alone - studio.latents(mask=box)).abs().max() > EDITED
-
-
-def test_edits_leave_the_prompts_as_they_were(studio, box):
-    target = regional(studio)
-    edits = studio.edits(mask=box, previous=studio.edits(target=target, mask=box))
-    sampler, positive, sigmas, latent = studio.select(edits)
-    before = [(embedding, dict(entry)) for embedding, entry in (*positive, *target)]
-    studio.advanced(studio.guided(positive), sampler, sigmas, latent)
-    for (embedding, entry), (own, kept) in zip((*positive, *target), before, strict=True):
-        assert embedding is own
-        assert entry.keys() == kept.keys() and all(entry[name] is kept[name] for name in kept)
-
-
-# Structure
-
-
-@pytest.fixture(scope="module")
-def source(studio):
-    return studio.prompt("a red circle on grass")
-
-
-def test_no_structure_is_no_change_even_with_a_source_prompt(studio, box, source):
-    assert torch.equal(studio.latents(mask=box, structure=0.0, source=source), studio.latents(mask=box))
-
-
-def test_structure_without_a_source_prompt_is_refused_at_both_doors(studio, box):
-    with pytest.raises(ValueError, match="^Blended Sampler .BLADE., input source: structure is 0.5.*set structure to 0"):
-        studio.sample(mask=box, structure=0.5)
-    with pytest.raises(ValueError, match="^Blended Sampler Select .BLADE., input source: structure is 0.5"):
-        studio.select(studio.edits(mask=box, structure=0.5))
-    with pytest.raises(ValueError, match="^Blended Sampler .BLADE., input source: structure is 0.25"):
-        studio.sample(mask=box, edits=studio.edits(mask=box, structure=0.25))
-
-
-def test_structure_is_kept_for_its_share_of_the_way_and_only_then_is_the_source_asked(studio, box, source):
-    counts = []
-    for share in (0.0, 0.5, 1.0):
-        counted, rows = counting(studio.model)
-        studio.sample(model=counted, mask=box, structure=share, source=source if share else None)
-        counts.append(len(rows))
-    assert counts[0] == studio.steps
-    assert counts[0] < counts[1] < counts[2] == 2 * studio.steps
-
-
-def test_of_several_source_prompts_the_first_one_gives_the_structure(studio, box, source):
-    other = studio.prompt("a white star on snow")
-    first, alone, second = (studio.latents(mask=box, structure=1.0, source=given) for given in (source + other, source, other + source))
-    torch.testing.assert_close(first, alone, rtol=0, atol=1e-3)  # larger batches round otherwise
-    assert (second - alone).abs().max() > EDITED
-
-
-def test_structure_leaves_the_background_and_nothing_for_the_next_run(studio, box, outside, source):
-    options = copy.deepcopy(studio.model.model_options)
-    before = studio.latents(mask=box)
-    kept = studio.latents(mask=box, structure=0.6, source=source)
-    assert torch.equal(kept[outside], studio.clips_own()[outside])
-    assert (kept - before)[~outside].abs().mean() > 1e-3
-    assert studio.model.model_options == options
-    assert torch.equal(studio.latents(mask=box), before)
-
-
-def temporal(model, batch_frames=0, *kinds):
-    from blade.nodes.temporal import TemporalAttention
-
-    chosen = [kind in kinds for kind in ("self", "first", "previous", "next", "middle", "all")]
-    return TemporalAttention.execute(model, *chosen, 0, 1.0, "all", 0.0, 1.0, batch_frames).result[0]
-
-
-@pytest.mark.parametrize("kinds", [("self",), ("first", "previous"), ("next",)])
-def test_structure_in_batches_of_frames_is_structure_of_the_whole_clip(studio, box, source, kinds):
-    """The trajectory is the same, so that the batches of the edit alone are judged."""
-    whole, parts = (studio.latents(model=temporal(studio.model, size, *kinds), mask=box, structure=0.6, source=source) for size in (3, 2))
-    plain = studio.latents(model=temporal(studio.model, 3, *kinds), mask=box)
-    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-3)
-    assert (whole - plain).abs().max() > EDITED
-
-
-def test_where_the_edit_is_still_the_clips_own_path_structure_is_no_change(studio, source):
-    """In the very first call, of the source prompt: queries and keys that are put in are those that were there."""
-    full = torch.ones(1, 128, 128)
-    plain, kept = (studio.latents(target=source, mask=full, cfg=1.0, steps=1, structure=share, source=source) for share in (0.0, 1.0))
-    torch.testing.assert_close(kept, plain, rtol=0, atol=1e-4)
-    other = studio.latents(mask=full, cfg=1.0, steps=1, structure=1.0, source=source)
-    assert (other - studio.latents(mask=full, cfg=1.0, steps=1)).abs().mean() > 1e-3
-
-
-def attended(studio, edits, source, **inputs):
-    """Of each self-attention layer and call of the model: queries and keys as the attention itself got them, by the number of rows."""
-    model, seen = studio.model.clone(), []
-
-    def note(func, q, k, v, heads, *args, **kwargs):
-        if q.shape == k.shape:
-            seen.append((q.clone(), k.clone(), v.clone()))
-        return func(q, k, v, heads, *args, **kwargs)
-
-    model.model_options["transformer_options"]["optimized_attention_override"] = note
-    sampler, positive, sigmas, latent = studio.select(edits, source=source, steps=1)
-    studio.advanced(studio.guided(positive, cfg=1.0, model=model), sampler, sigmas, latent)
-    return seen
-
-
-def test_inside_the_mask_and_nowhere_else_queries_and_keys_are_the_clips_own_pass(studio, source):
-    """Of two edits the right one keeps structure. Values are the edit's own."""
-    left, right = studio.pixels(0, 128, 0, 48), studio.pixels(0, 128, 80, 128)
-    kept, free = (
-        studio.edits(mask=right, structure=share, renoise=1.0, previous=studio.edits(mask=left, renoise=1.0)) for share in (1.0, 0.0)
-    )
-    seen, plain = attended(studio, kept, source), attended(studio, free, None)
-    clips_own, edited = seen[: len(seen) // 2], seen[len(seen) // 2 :]
-    assert len(clips_own) == len(edited) == len(plain)
-    inside = in_cells(right).expand(3, -1, -1, -1).flatten(1)
-    q, k, v = edited[0]  # later layers get what this one gives
-    assert q.shape[1] == inside.shape[1]
-    conds = len(q) // 3
-    inside = inside.repeat(conds, 1)
-    for found, own, was in ((q, clips_own[0][0], plain[0][0]), (k, clips_own[0][1], plain[0][1])):
-        torch.testing.assert_close(found[inside], own.repeat(conds, 1, 1)[inside], rtol=0, atol=1e-5)
-        torch.testing.assert_close(found[~inside], was[~inside], rtol=0, atol=1e-5)
-        assert not torch.allclose(own.repeat(conds, 1, 1)[inside], was[inside], atol=1e-3)
-    torch.testing.assert_close(v, plain[0][2], rtol=0, atol=1e-5)
-
-
-def test_with_structure_another_shape_stays_closer_to_the_outline_of_the_old(studio, source):
-    """A star in the place of a circle, in a mask far wider than both. The mean of two variations."""
-    trajectory, room, overlap = studio.invert(steps=10, method="refined"), studio.pixels(8, 120, 8, 120), []
-    for share in (0.0, 0.6):
-        found = [
-            studio.latents(
-                trajectory=trajectory, steps=10, target=studio.prompt("a blue star on grass"), mask=room, renoise=0.5, seed=seed,
-                structure=share, source=source, consensus=0.0,
-            )
-            for seed in (1, 2)
-        ]  # fmt: skip
-        with torch.inference_mode():
-            pictures = studio.vae.decode(torch.cat(found))
-        blue, thing = pictures[..., 2] - pictures[..., :2].amax(-1) > 0.1, (studio.truth > 0.5).repeat(2, 1, 1)
-        overlap.append(float((blue & thing).sum() / (blue | thing).sum()))
-    assert overlap[1] > overlap[0]
-
-
 # Preview
 
 
@@ -747,7 +494,7 @@ def settled(model):
 
 
 @pytest.mark.parametrize(("how", "share"), [("an error inside the model", 0.15), ("cancelled", 0.6)])
-def test_cancelled_in_mid_sampling_it_leaves_the_model_as_it_was(studio, source, how, share):
+def test_cancelled_in_mid_sampling_it_leaves_the_model_as_it_was(studio, how, share):
     from comfy.model_management import InterruptProcessingException, interrupt_current_processing
 
     class Broken(Exception):
@@ -766,7 +513,15 @@ def test_cancelled_in_mid_sampling_it_leaves_the_model_as_it_was(studio, source,
     model = temporal(studio.model, 2, "first", "previous")
     model.set_model_attn2_patch(patch)
     later = studio.edits(target=studio.prompt("a red circle on sand"), source_words="grass", structure=0.5, renoise=0.3)
-    inputs = {"model": model, "source_words": "circle", "structure": 0.9, "source": source, "renoise": 0.5, "edits": later, "cfg_end": 3.0}
+    inputs = {
+        "model": model,
+        "source_words": "circle",
+        "structure": 0.9,
+        "source": studio.prompt(SOURCE),
+        "renoise": 0.5,
+        "edits": later,
+        "cfg_end": 3.0,
+    }
     before, state = studio.latents(**inputs), settled(model)
     passed = -1 - left[0]
     left[0] = int(share * passed)
@@ -777,7 +532,7 @@ def test_cancelled_in_mid_sampling_it_leaves_the_model_as_it_was(studio, source,
     assert torch.equal(studio.latents(**inputs), before)
 
 
-# What a review found
+# Consensus
 
 
 @pytest.mark.parametrize("mode", ["alone", "source"])
@@ -787,33 +542,3 @@ def test_a_mask_that_stands_still_gives_no_consensus_in_whatever_way_it_is_used(
     assert torch.equal(agreed, free)
     agreed, free = (studio.latents(mask=moving, mask_mode=mode, consensus=amount) for amount in (1.0, 0.0))
     assert not torch.equal(agreed, free)
-
-
-def test_a_prompts_own_masks_are_repeated_over_the_frames_with_two_edits_as_with_one(comfy, checkpoint):
-    studio = Studio(comfy, checkpoint, frames=4)
-    own = torch.cat([studio.pixels(0, 128, 0, 64), studio.pixels(0, 128, 64, 128)])
-    target = [[embedding, {**options, "mask": own, "mask_strength": 1.0}] for embedding, options in studio.prompt(TARGET)]
-    left, right = studio.pixels(32, 96, 16, 56), studio.pixels(32, 96, 72, 112)
-    two = studio.latents(target=target, mask=left, edits=studio.edits(mask=right), consensus=0.0)
-    four = [[embedding, {**options, "mask": own.repeat(2, 1, 1)}] for embedding, options in target]
-    assert torch.equal(two, studio.latents(target=four, mask=left, edits=studio.edits(mask=right), consensus=0.0))
-
-
-def test_a_negative_prompt_on_an_area_does_not_let_the_first_edit_speak_in_the_second(studio):
-    """Core adds a positive cond there with the first's embedding: it belongs to the first edit, and keeps out of the second too."""
-    left, right = studio.pixels(32, 96, 16, 56), studio.pixels(32, 96, 72, 112)
-    negative = [
-        [embedding, {**options, "area": (8, 8, 4, 4), "strength": 1.0}] for embedding, options in studio.prompt("snow")
-    ] + studio.prompt("")
-    second = studio.edits(studio.prompt("a yellow star on grass"), mask=right)
-    one, other = (
-        studio.latents(target=studio.prompt(text), negative=negative, mask=left, edits=second, consensus=0.0, steps=1)
-        for text in ("a blue circle on grass", "a white square on snow")
-    )
-    inside = in_cells(right).expand_as(one)
-    assert torch.allclose(one[inside], other[inside], atol=1e-5)
-
-
-def test_a_schedule_of_one_step_has_the_first_guidance(studio, box):
-    scheduled, constant = (studio.latents(mask=box, steps=1, cfg=7.5, cfg_end=end) for end in (1.0, -1.0))
-    assert torch.equal(scheduled, constant)

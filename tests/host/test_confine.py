@@ -8,23 +8,9 @@ import torch
 
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS
 from demo.check import colour_in
-from tests.host.helpers import Studio, in_cells
-from tests.host.test_blended import temporal
+from tests.host.helpers import in_cells, temporal
 
 SIZE, HEARD, UNHEARD = (4, 4), "target", "negative"
-
-
-@pytest.fixture(scope="module")
-def studio(comfy, checkpoint):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # clips this small pass faster so
-    yield Studio(comfy, checkpoint)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def box(studio):
-    return studio.pixels(32, 96, 40, 104)
 
 
 def heard_in(cells):
@@ -161,11 +147,10 @@ def test_a_feathered_mask_is_heard_as_far_as_the_edit_is_seen(studio, box, asked
     assert (mask > 0).sum() > studio.frames * in_cells(box).sum()
 
 
-def test_a_thing_comes_out_at_its_place_that_else_is_drawn_beside_it(comfy, checkpoint):
+def test_a_thing_comes_out_at_its_place_that_else_is_drawn_beside_it(studio):
     """White made black on plain sand: heard everywhere, the prompt draws a triangle that is far too small."""
     edit, frames, steps = DEVELOPMENT_COLOUR_EDITS[1], 8, 25
     assert (edit.source_words, edit.target_words) == ("white triangle", "black triangle")
-    studio = Studio(comfy, checkpoint)
     with torch.inference_mode():
         latent = studio.vae.encode(torch.from_numpy(edit.clip.render(frames)).float() / 255)
     model = temporal(studio.model, 0, "self", "first", "previous")

@@ -5,17 +5,8 @@ import pytest
 import torch
 
 from metrics.background import dilate, psnr_outside
-from tests.host.helpers import Studio
 
 SIDE = 128
-
-
-@pytest.fixture(scope="module")
-def studio(comfy, checkpoint):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # clips this small pass faster so
-    yield Studio(comfy, checkpoint)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
