@@ -42,8 +42,7 @@ class PromptedEdit:
 
 
 class HearingPlaces:
-    """Where each edit's prompt is heard in the step under way, on the grids of the layers that ask: its place and one latent cell around it, so
-    that a thing of another shape finds room and the target words may still widen the mask."""
+    """Where each edit's prompt is heard in the step under way, on the grids of the layers that ask."""
 
     def __init__(self) -> None:
         self.places: list[Tensor | None] = []
@@ -51,7 +50,7 @@ class HearingPlaces:
 
     def hold(self, places: Sequence[Tensor | None]) -> None:
         """places: for each edit [frames or 1, 1, h, w], above 0 where it is seen; None: it is heard everywhere."""
-        self.places, self.known = [place if place is None else F.max_pool2d(place, 3, 1, 1) for place in places], {}
+        self.places, self.known = list(places), {}
 
     def heard(self, edit: int, clip: tuple[int, ...], size: tuple[int, int]) -> Tensor | None:
         """As `confining` asks: bool [frames, height * width] on the device of the places, or None where all cells hear."""

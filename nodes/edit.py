@@ -86,8 +86,8 @@ def edit_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="Share of the way from noise to clip during which the target prompt is heard only in the mask and one latent cell around it. Else "
-            "the thing may be drawn beside its place, where the clip is kept, and comes out small or not at all. 0: heard everywhere, as in stock sampling.",
+            tooltip="Share of the way from noise to clip during which the target prompt is heard inside the mask only. Else the thing may be drawn "
+            "beside its place, where the clip is kept, and comes out small or not at all. 0: heard everywhere, as in stock sampling.",
         ),
         io.Combo.Input(
             "mask_mode",
@@ -262,8 +262,8 @@ class EditNode(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input(
                     "target",
-                    tooltip="What should be in the clip where this edit is, from a Prompt (BLADE) node. Best the whole "
-                    "finished clip, the same for all edits: a prompt that still names another edit's old thing draws it where masks meet.",
+                    tooltip="What should be in the clip where this edit is, from a Prompt (BLADE) node: the whole finished clip, the same for all "
+                    "edits, or, where things mix, this edit's own thing alone. Never another edit's old thing, which would be drawn where masks meet.",
                 ),
                 *edit_inputs(),
                 mask_input(),
