@@ -81,6 +81,7 @@ AGAINST_VAE = {
 COMPOSED = {"latent_blend": "latent_composite", "latent_blend_exact_mask": "latent_composite_exact_mask"}  # by Latent Composite
 OTHERS = (*COMPOSED.values(), "composite", "vae_round_trip", "perfect_edit", "perfect_edit_blended")
 NAMES = (*VARIANTS, *OTHERS)
+AS_GRAPHS = {"colour": "structure", "shape": "latent_blend"}  # by kind of edit the variant that is set as that kind's graph in workflows/
 
 
 def kind_of(edit: Edit) -> str:
