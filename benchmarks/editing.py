@@ -61,14 +61,15 @@ class Variant:
     inputs: dict[str, Any] = field(default_factory=dict)
 
 
+CONFINED = {"confine": 0.3}  # as the graphs are set
 VARIANTS = {
-    "latent_blend": Variant(),
-    "latent_blend_exact_mask": Variant(exact_mask=True),
-    "random_noise_blend": Variant(random_noise),
-    "one_level_off_blend": Variant(one_level_off, inputs={"blend_until": FATEZERO_UNTIL}),
-    "heard_everywhere": Variant(inputs={"confine": 0.0}),
-    "structure": Variant(inputs={"structure": 0.5}),
-    "fresh_noise": Variant(inputs={"renoise": 1.0}),
+    "latent_blend": Variant(inputs=CONFINED),
+    "latent_blend_exact_mask": Variant(exact_mask=True, inputs=CONFINED),
+    "random_noise_blend": Variant(random_noise, inputs=CONFINED),
+    "one_level_off_blend": Variant(one_level_off, inputs=CONFINED | {"blend_until": FATEZERO_UNTIL}),
+    "heard_everywhere": Variant(),
+    "structure": Variant(inputs=CONFINED | {"structure": 0.5}),
+    "fresh_noise": Variant(inputs=CONFINED | {"renoise": 1.0}),
 }
 STARTS = {"latent_blend": "inverted", "structure": "inverted, *structure* 0.5", "fresh_noise": "fresh noise (*renoise* 1)"}
 OPPOSED = ("random_noise_blend", "one_level_off_blend")  # other backgrounds, to compare the inverted one with

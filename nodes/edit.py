@@ -82,12 +82,12 @@ def edit_inputs() -> list:
         ),
         io.Float.Input(
             "confine",
-            default=0.3,
+            default=0.0,
             min=0.0,
             max=1.0,
             step=0.05,
             tooltip="Share of the way from noise to clip during which the target prompt is heard inside the mask only. Else the thing may be drawn "
-            "beside its place, where the clip is kept, and comes out small or not at all. 0: heard everywhere, as in stock sampling.",
+            "beside its place, where the clip is kept, and comes out small or not at all: try 0.3. 0: heard everywhere, as in stock sampling.",
         ),
         io.Combo.Input(
             "mask_mode",
@@ -283,7 +283,7 @@ class EditNode(io.ComfyNode):
         feather: float = 0.0,
         renoise: float = 0.0,
         structure: float = 0.0,
-        confine: float = 0.3,
+        confine: float = 0.0,
         mask_mode: str = ALONE,
         mask: torch.Tensor | None = None,
         previous: tuple[Edit, ...] = (),

@@ -179,7 +179,7 @@ class BlendedSampler(io.ComfyNode):
         feather: float = 0.0,
         renoise: float = 0.0,
         structure: float = 0.0,
-        confine: float = 0.3,
+        confine: float = 0.0,
         mask_mode: str = ALONE,
         seed: int = 0,
         consensus: float = 1.0,

@@ -79,7 +79,7 @@ def test_one_level_off_reads_the_next_noisier_level_and_the_highest_twice() -> N
 
 def test_only_one_level_off_stops_blending_before_the_clip() -> None:
     assert {name for name, variant in VARIANTS.items() if "blend_until" in variant.inputs} == {"one_level_off_blend"}
-    assert VARIANTS["one_level_off_blend"].inputs == {"blend_until": 0.8}
+    assert VARIANTS["one_level_off_blend"].inputs == VARIANTS["latent_blend"].inputs | {"blend_until": 0.8}
 
 
 def test_latent_composite_is_measured_under_both_kinds_of_mask() -> None:
@@ -89,7 +89,7 @@ def test_latent_composite_is_measured_under_both_kinds_of_mask() -> None:
 def test_each_other_background_is_compared_under_the_same_kind_of_mask_and_settings() -> None:
     assert {name for name, variant in VARIANTS.items() if variant.background} == set(OPPOSED)
     assert not any(
-        VARIANTS[other].exact_mask or set(VARIANTS[other].inputs) & set(VARIANTS["structure"].inputs | VARIANTS["fresh_noise"].inputs)
+        VARIANTS[other].exact_mask or VARIANTS[other].inputs | VARIANTS["latent_blend"].inputs != VARIANTS[other].inputs
         for other in OPPOSED
     )
 
