@@ -1,7 +1,7 @@
 """The clips that the benchmarks edit: one object on a curved path, with its exact mask, motion and perfect edit for every frame.
 
-Everything is drawn from seeds: the clips of the figures from 910,000 upwards, those on which settings are chosen from 920,000 upwards.
-Training used seeds below 10,000 (see demo.clips), so neither has been seen.
+Everything is drawn from seeds: the clips of the figures from 910,000 upwards, those on which settings are chosen from 920,000 upwards, and from
+930,000 upwards those that judge whole edits, which nothing was chosen on. Training used seeds below 10,000 (see demo.clips), so none has been seen.
 """
 
 from __future__ import annotations
@@ -152,5 +152,7 @@ def draw_edit(seed: int, changes: str) -> Edit:
 
 COLOUR_EDITS = tuple(draw_edit(910_000 + index, "colour") for index in range(24))
 SHAPE_EDITS = tuple(draw_edit(910_100 + index, "shape") for index in range(24))
+UNSEEN_COLOUR_EDITS = tuple(draw_edit(930_000 + index, "colour") for index in range(24))
+UNSEEN_SHAPE_EDITS = tuple(draw_edit(930_100 + index, "shape") for index in range(24))
 DEVELOPMENT_COLOUR_EDITS = tuple(draw_edit(920_000 + index, "colour") for index in range(8))
 DEVELOPMENT_SHAPE_EDITS = tuple(draw_edit(920_100 + index, "shape") for index in range(8))

@@ -8,8 +8,7 @@ sampler: the picture edit.jpg; what is said of the figures is in benchmarks.edit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ import torch
 
 from benchmarks import stillness
 from benchmarks.clips import Edit
+from benchmarks.pool import each
 from benchmarks.report import Kept
 from benchmarks.stillness import CFG, FRAMES, STEPS, node_defaults
+from benchmarks.variants import FATEZERO_UNTIL, Variant, exact_mask, objects, one_level_off, random_noise
 from demo import pictures
 from demo.check import COLOURS, border, find_object, label
 from demo.figures import sheet
@@ -30,41 +31,11 @@ MARGINS = (8, 12, 16)  # pixels around the exact objects that are no background;
 MARGIN = MARGINS[0]
 BORDER = (2, 12)  # pixels outside the exact objects between which masks end: past the anti-aliased rim, within a cell's diagonal
 SHOWN, TILE = 6, 176  # edits of each kind in the picture; pixels
-FATEZERO_UNTIL = 0.8  # of the steps are blended there
-
-
-def random_noise(trajectory: Any, seed: int) -> Any:
-    """The trajectory with the background of blended latent diffusion: at each level the clip under fresh noise; level 0 is the clip itself,
-    where their loop leaves its last noise in. The record of the words stays."""
-    generator, latents = torch.Generator().manual_seed(seed), torch.empty(trajectory.latents.shape)
-    latents[0] = trajectory.clip
-    for level in range(1, len(latents)):
-        latents[level] = trajectory.clip + trajectory.sigmas[level] * torch.randn(trajectory.clip.shape, generator=generator)
-    return replace(trajectory, latents=latents, exact_clip=None)
-
-
-def one_level_off(trajectory: Any, seed: int) -> Any:
-    """The trajectory as FateZero's loop reads it, each level's latent being the next noisier one's; the highest stays. Level 0 stays the clip,
-    which that loop never blends in, since it stops before."""
-    levels = torch.arange(1, len(trajectory.sigmas) + 1).clamp(max=len(trajectory.sigmas) - 1)
-    levels[0] = 0
-    return replace(trajectory, latents=trajectory.latents[levels])
-
-
-@dataclass(frozen=True)
-class Variant:
-    """background: what the inverted trajectory is replaced by, from it and a seed; None: it stays. exact_mask: the exact old and new object
-    instead of the mask that draws itself. inputs: of the node Blended Sampler, in place of its defaults."""
-
-    background: Callable[[Any, int], Any] | None = None
-    exact_mask: bool = False
-    inputs: dict[str, Any] = field(default_factory=dict)
-
 
 CONFINED = {"confine": 0.3}  # as the graphs are set
 VARIANTS = {
     "latent_blend": Variant(inputs=CONFINED),
-    "latent_blend_exact_mask": Variant(exact_mask=True, inputs=CONFINED),
+    "latent_blend_exact_mask": Variant(mask=exact_mask, inputs=CONFINED),
     "random_noise_blend": Variant(random_noise, inputs=CONFINED),
     "one_level_off_blend": Variant(one_level_off, inputs=CONFINED | {"blend_until": FATEZERO_UNTIL}),
     "heard_everywhere": Variant(),
@@ -111,12 +82,12 @@ class Bench(stillness.Bench):
     @torch.inference_mode()
     def blend(self, edit: Edit, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
         """The latents, as LATENT holds them, and the mask that was used, [frames, size, size]"""
-        model, trajectory = self.invert(edit, self.attention)
+        model, trajectory = self.invert(edit, variant.keys or self.attention)
+        own: dict[str, Any] = {"steps": STEPS, "cfg": CFG, "source_words": edit.source_words, "target_words": edit.target_words}
+        if variant.mask is not None:
+            own |= {"mask": variant.mask(edit, trajectory), "mask_mode": self.nodes.sampler.ALONE}
         if variant.background is not None:
             trajectory = variant.background(trajectory, edit.clip.seed)
-        own: dict[str, Any] = {"steps": STEPS, "cfg": CFG, "source_words": edit.source_words, "target_words": edit.target_words}
-        if variant.exact_mask:
-            own |= {"mask": torch.from_numpy(objects(edit)), "mask_mode": self.nodes.sampler.ALONE}
         latent, mask, *_ = self.nodes.sampler.BlendedSampler.execute(
             model=model,
             source=self.prompt(edit.clip.source_prompt),
@@ -167,11 +138,6 @@ class Bench(stillness.Bench):
         given = {"source": torch.from_numpy(source), "edited": torch.from_numpy(edited), "mask": mask}
         frames, used = PixelComposite.execute(**node_defaults(PixelComposite) | given).result[:2]
         return frames.numpy(), used.numpy()
-
-
-def objects(edit: Edit) -> np.ndarray:
-    """How much of each pixel the old or the new object covers. float32 0..1 [frames, size, size]"""
-    return np.maximum(edit.clip.truth(FRAMES), edit.clip.truth(FRAMES, edit.shape))
 
 
 def changed_outside(source: np.ndarray, composite: np.ndarray, mask: np.ndarray) -> dict[str, int]:
@@ -273,26 +239,43 @@ def strip(edit: Edit, made: dict[str, np.ndarray]) -> np.ndarray:
     return sheet(tiles, texts, len(PANELS))
 
 
-def measure(bench: Bench, edits: dict[str, tuple[Edit, ...]], out: Path) -> dict[str, list[dict]]:
+@dataclass(frozen=True)
+class Task:
+    """An edit to measure. picture: where its strip of the picture goes, if it is shown."""
+
+    key: str
+    kind: str
+    number: int
+    edit: Edit
+    picture: Path | None
+
+
+def measured(bench: Bench, task: Task) -> tuple[dict[str, dict[str, Any]], float]:
+    """Figures by variant, and the seconds that they took."""
+    begin = time.monotonic()
+    rows, made = measure_edit(bench, task.edit)
+    if task.picture:
+        pictures.save(task.picture, strip(task.edit, made))
+    return rows, time.monotonic() - begin
+
+
+def measure(checkpoint: Path, edits: dict[str, tuple[Edit, ...]], out: Path) -> dict[str, list[dict]]:
     """Figures by kind, number of the edit and variant. Also draws edit.jpg."""
-    done, strips = Kept(out / "edit_rows.json"), []
-    found: dict[str, list[dict]] = {kind: [] for kind in edits}
+    done = Kept(out / "edit_rows.json")
+    tasks, strips = [], []
     for kind, listed in edits.items():
         for number, edit in enumerate(listed):
-            key, shown = f"{kind}/{number}/{FRAMES}/{STEPS}", out / f"edit_{kind}_{number}.png"
-            if key not in done.rows or (number < SHOWN and not shown.exists()):
-                begin = time.monotonic()
-                rows, made = measure_edit(bench, edit)
-                if number < SHOWN:
-                    pictures.save(shown, strip(edit, made))
-                done.rows[key] = rows
-                done.write()
-                blend = rows["latent_blend"]
-                print(f"{kind} {number + 1}/{len(listed)} {edit.source_words} -> {edit.target_words}: background {blend['background_psnr_db']:.2f} dB "
-                      f"(VAE {rows['vae_round_trip']['background_psnr_db']:.2f}), right {blend['success']:.0%}, leak {blend['leak']:.2%}, "
-                      f"{time.monotonic() - begin:.0f} s", flush=True)  # fmt: skip
-            found[kind].append(done.rows[key])
-            if number < SHOWN:
-                strips.append(pictures.load(shown))
-    pictures.save(out / "edit.jpg", np.concatenate(strips))
-    return found
+            picture = out / f"edit_{kind}_{number}.png" if number < SHOWN else None
+            strips += [picture] if picture else []
+            task = Task(f"{kind}/{number}/{FRAMES}/{STEPS}", kind, number, edit, picture)
+            if task.key not in done.rows or (picture and not picture.exists()):
+                tasks.append(task)
+    for task, (rows, seconds) in each(Bench, checkpoint, measured, tasks):
+        done.rows[task.key] = rows
+        done.write()
+        blend, edit = rows["latent_blend"], task.edit
+        print(f"{task.kind} {task.number + 1}/{len(edits[task.kind])} {edit.source_words} -> {edit.target_words}: background "
+              f"{blend['background_psnr_db']:.2f} dB (VAE {rows['vae_round_trip']['background_psnr_db']:.2f}), right {blend['success']:.0%}, "
+              f"leak {blend['leak']:.2%}, {seconds:.0f} s", flush=True)  # fmt: skip
+    pictures.save(out / "edit.jpg", np.concatenate([pictures.load(picture) for picture in strips]))
+    return {kind: [done.rows[f"{kind}/{number}/{FRAMES}/{STEPS}"] for number in range(len(listed))] for kind, listed in edits.items()}

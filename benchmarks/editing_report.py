@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clips import COLOUR_EDITS, SHAPE_EDITS
-from benchmarks.editing import AGAINST_VAE, AS_GRAPHS, BORDER, COMPOSED, MARGINS, NAMES, OPPOSED, STARTS, VARIANTS, Bench, measure
+from benchmarks.editing import AGAINST_VAE, AS_GRAPHS, BORDER, COMPOSED, MARGINS, NAMES, OPPOSED, STARTS, VARIANTS, measure
 from benchmarks.report import machine, merge
 
 GRAPHS = "as_graphs"  # the row that takes each kind of edit from the variant that AS_GRAPHS names
@@ -172,7 +172,7 @@ def run_editing(checkpoint: Path, out: Path, quick: bool) -> bool:
     own.mkdir(parents=True, exist_ok=True)
     most = 2 if quick else None
     edits = {"colour": COLOUR_EDITS[:most], "shape": SHAPE_EDITS[:most]}
-    found = summary(measure(Bench(checkpoint), edits, own))
+    found = summary(measure(checkpoint, edits, own))
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"edit_quick" if quick else "edit": found})
     (own / "edit.md").write_text(f"{table(found)}\n{start_table(found)}", encoding="utf-8")

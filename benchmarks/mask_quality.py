@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,13 @@ class Bench:
         return self.nodes.mask.CrossAttentionMask.execute(trajectory, seen.clip.words, **{"frames": seen.frames, **way.inputs}).result[0]
 
 
-def prompt_to_prompt(record, columns: tuple[int, ...], size: torch.Size) -> Tensor:
+def prompt_to_prompt(record, columns: tuple[int, ...], size: Sequence[int], threshold: float = 0.3) -> Tensor:
     """The rule of prompt-to-prompt's and FateZero's local blend: the words' maps summed over all levels, 3x3 max-pool, resized, divided by
-    each frame's maximum, above 0.3. On the maps that are recorded here."""
+    each frame's maximum, above a threshold. On the maps that are recorded here. [frames, *size]"""
     maps = [list(record.pick(level, columns).values()) for level in range(len(record.levels))]
     mean = torch.stack([torch.stack([F.interpolate(of[:, None], (16, 16), mode="area") for of in level]).mean(0) for level in maps]).mean(0)
-    heat = F.interpolate(F.max_pool2d(mean, 3, 1, 1), size, mode="bilinear")[:, 0]
-    return (heat / heat.amax((1, 2), keepdim=True) > 0.3).float()
+    heat = F.interpolate(F.max_pool2d(mean, 3, 1, 1), tuple(size), mode="bilinear")[:, 0]
+    return (heat / heat.amax((1, 2), keepdim=True) > threshold).float()
 
 
 def figures(clip: MaskClip, mask: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Quality against exact ground truth: how well a clip comes back from its inversion, how well masks fit the object that words name, how
-still an edited object holds, and what an edit keeps outside it and changes inside.
+still an edited object holds, what an edit keeps outside it and changes inside, and how that compares with the peers' ways.
 
-    python -m benchmarks.quality [--out out/bench] [--only inversion,masks,temporal,edit] [--quick]
+    python -m benchmarks.quality [--out out/bench] [--only inversion,masks,temporal,edit,peers] [--quick]
 
 Runs the demo checkpoints through the pack's own nodes, inside ComfyUI's loader and sampler. Writes quality.json, tables and pictures. What
 is measured for one clip is kept and not measured again, until the code of the pack or of the benchmarks changes.
@@ -17,12 +17,13 @@ from pathlib import Path
 from benchmarks.editing_report import run_editing
 from benchmarks.mask_quality import run_masks
 from benchmarks.pack import import_pack
+from benchmarks.peers_report import run_peers
 from benchmarks.reconstruction import run_reconstruction
 from benchmarks.stillness import run_stillness
 from demo.host import CHECKPOINT_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = {"inversion": run_reconstruction, "masks": run_masks, "temporal": run_stillness, "edit": run_editing}
+PARTS = {"inversion": run_reconstruction, "masks": run_masks, "temporal": run_stillness, "edit": run_editing, "peers": run_peers}
 
 
 def main() -> int:

@@ -25,14 +25,12 @@ from benchmarks.editing import (
     changed_outside,
     figures,
     leak,
-    objects,
-    one_level_off,
-    random_noise,
     right,
     strip,
 )
 from benchmarks.editing_report import COMPARED, GRAPHS, TITLES, difference, goals, met, start_table, summary, table
 from benchmarks.stillness import CFG, FRAMES, STEPS
+from benchmarks.variants import exact_mask, objects, one_level_off, random_noise
 from blade.inversion.trajectory import Trajectory
 from demo.check import COLOURS
 from metrics.background import dilate
@@ -83,13 +81,13 @@ def test_only_one_level_off_stops_blending_before_the_clip() -> None:
 
 
 def test_latent_composite_is_measured_under_both_kinds_of_mask() -> None:
-    assert [VARIANTS[name].exact_mask for name in COMPOSED] == [False, True] and set(COMPOSED.values()) <= set(NAMES)
+    assert [VARIANTS[name].mask for name in COMPOSED] == [None, exact_mask] and set(COMPOSED.values()) <= set(NAMES)
 
 
 def test_each_other_background_is_compared_under_the_same_kind_of_mask_and_settings() -> None:
     assert {name for name, variant in VARIANTS.items() if variant.background} == set(OPPOSED)
     assert not any(
-        VARIANTS[other].exact_mask or VARIANTS[other].inputs | VARIANTS["latent_blend"].inputs != VARIANTS[other].inputs
+        VARIANTS[other].mask or VARIANTS[other].inputs | VARIANTS["latent_blend"].inputs != VARIANTS[other].inputs
         for other in OPPOSED
     )
 
@@ -105,7 +103,7 @@ def test_each_kind_of_edit_is_set_as_its_graph(kind: str) -> None:
     for name, spec in (known["required"] | known["optional"]).items():
         if len(spec) > 1 and "default" in spec[1] and name not in ("source_words", "target_words"):
             assert sampler[name] == own.get(name, spec[1]["default"]), name
-    assert "mask" not in sampler and not VARIANTS[AS_GRAPHS[kind]].exact_mask
+    assert "mask" not in sampler and VARIANTS[AS_GRAPHS[kind]].mask is None
 
 
 def leaking(rows: slice) -> float:

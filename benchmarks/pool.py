@@ -1,0 +1,61 @@
+"""Clips measured in several processes at once. A small model uses two cores twice as well in two processes as in two threads of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from benchmarks.pack import import_pack
+
+MOST = 8  # processes; each holds a model and ComfyUI's modules, about 1 GiB
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_bench: Any = None  # a worker's own
+
+
+def workers() -> int:
+    """How many processes measure at once: one where a GPU does the work."""
+    return 1 if torch.cuda.is_available() else max(1, min(os.cpu_count() or 1, MOST))
+
+
+def each(
+    make: Callable[[Path], Any], checkpoint: Path, work: Callable[[Any, Item], Result], items: Sequence[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with work(make(checkpoint), item), in the order in which they are done. `make` runs once a process.
+
+    make, work: functions of a module, since they travel to other processes; items and results travel too. What a worker raises is raised here, and
+    what has not begun then is not begun."""
+    if not items:
+        return
+    count = min(workers(), len(items))
+    if count == 1:
+        import_pack()
+        bench = make(checkpoint)
+        for item in items:
+            yield item, work(bench, item)
+        return
+    threads = max(1, (os.cpu_count() or 1) // count)
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (make, checkpoint, threads))
+    try:
+        known: dict[Future[Any], Item] = {pool.submit(_work, work, item): item for item in items}
+        for done in as_completed(known):
+            yield known[done], done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(make: Callable[[Path], Any], checkpoint: Path, threads: int) -> None:
+    global _bench
+    torch.set_num_threads(threads)
+    import_pack()
+    _bench = make(checkpoint)
+
+
+def _work(work: Callable[[Any, Any], Any], item: Any) -> Any:
+    return work(_bench, item)
