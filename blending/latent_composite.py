@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.masks import to_latent_mask
+from ..attention.masks import grow_mask, to_latent_mask
 
 
 def composite_latents(
@@ -17,14 +17,16 @@ def composite_latents(
     mask: Tensor,
     encode: Callable[[Tensor], Tensor],
     decode: Callable[[Tensor], Tensor],
+    grow: int = 2,
     reach: int = 1,
     rounds: int = 2,
 ) -> Tensor:
     """Latents that decode to the edit where the mask is, and around it to the source: [frames, channels, h, w].
 
     latents: the edit. source: [frames, 8 h, 8 w, 3] in 0..1. mask: [frames or 1, 8 h, 8 w] in 0..1. encode, decode: the VAE's, frames to
-    latents and back. reach: cells around those that the mask covers which may change too; all others come back to the bit, as does everything
-    where the mask is empty or full. rounds: corrections, each a decoding and an encoding.
+    latents and back. grow: pixels by which the mask is widened before source and edit are put together, so that the thing's own rim stays. reach:
+    cells around those that the mask itself covers which may change too; all others come back to the bit, as does everything where the mask is
+    empty or full. rounds: corrections, each a decoding and an encoding.
 
     A latent blend cannot keep the ground in cells that the object covers in part, nor what the decoder mixes across the mask's edge. Each round
     adds encode(target) - encode(decode(latents)), with target the edit's first decoding inside the mask and the source outside: what the VAE itself
@@ -34,7 +36,7 @@ def composite_latents(
     if not room.any():
         return latents
     shown = decode(latents)
-    goal = encode(torch.lerp(source.to(shown), shown, mask[..., None].to(shown)))
+    goal = encode(torch.lerp(source.to(shown), shown, grow_mask(mask.float().cpu(), grow)[..., None].to(shown)))
     for number in range(rounds):
         latents = torch.where(room, latents + (goal - encode(shown if number == 0 else decode(latents))).to(latents), latents)
     return latents

@@ -33,6 +33,14 @@ class LatentComposite(io.ComfyNode):
                 io.Image.Input("source", tooltip="The frames that were encoded, from Load Video (BLADE)."),
                 io.Mask.Input("mask", tooltip="Where the edit shows: Blended Sampler's, or your own; one for the clip or one a frame."),
                 io.Int.Input(
+                    "grow",
+                    default=2,
+                    min=-256,
+                    max=256,
+                    tooltip="Widens the mask by so many pixels; negative values shrink it. Higher leaves the new thing whole where it reaches past the "
+                    "mask, lower keeps more of the ground.",
+                ),
+                io.Int.Input(
                     "reach",
                     default=1,
                     min=0,
@@ -50,7 +58,7 @@ class LatentComposite(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, latent, vae, source: torch.Tensor, mask: torch.Tensor, reach: int = 1, rounds: int = 2, chunk_frames: int = 0
+        cls, latent, vae, source: torch.Tensor, mask: torch.Tensor, grow: int = 2, reach: int = 1, rounds: int = 2, chunk_frames: int = 0
     ) -> io.NodeOutput:
         samples = latent["samples"]
         with naming(TITLE, "latent"):
@@ -76,7 +84,7 @@ class LatentComposite(io.ComfyNode):
         chunk, tick, done = chunk_frames or fitting_chunk(vae, "decode", (1, *samples.shape[1:])), frame_ticks(len(samples)), []
         for part in torch.arange(len(samples)).split(chunk):
             with naming(TITLE, "vae"):
-                done.append(composite_latents(samples[part], source[part, rows, columns], mask[part], encode, decode, reach, rounds))
+                done.append(composite_latents(samples[part], source[part, rows, columns], mask[part], encode, decode, grow, reach, rounds))
             for _ in part:
                 tick()
         return io.NodeOutput({**latent, "samples": torch.cat(done)})

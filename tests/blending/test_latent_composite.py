@@ -36,7 +36,7 @@ def error(latents, source, where):
 @pytest.mark.parametrize("reach", [0, 1])
 def test_the_ground_around_the_mask_decodes_to_the_sources_and_the_edit_stays(clip, reach):
     source, latents, mask, _ = clip
-    found = [latents, *(composite_latents(latents, source, mask, encode, decode, reach, rounds) for rounds in (1, 2, 8))]
+    found = [latents, *(composite_latents(latents, source, mask, encode, decode, 0, reach, rounds) for rounds in (1, 2, 8))]
     ground = [error(one, source, mask == 0) for one in found]
     assert ground[1] < 0.7 * ground[0]
     assert ground[3] < ground[2] < ground[1]
@@ -47,17 +47,27 @@ def test_the_ground_around_the_mask_decodes_to_the_sources_and_the_edit_stays(cl
 
 def test_a_wider_reach_keeps_more_of_the_ground(clip):
     source, latents, mask, _ = clip
-    ground = [error(composite_latents(latents, source, mask, encode, decode, reach), source, mask == 0) for reach in (0, 1)]
+    ground = [error(composite_latents(latents, source, mask, encode, decode, 0, reach), source, mask == 0) for reach in (0, 1)]
     assert ground[1] < ground[0]
 
 
+@pytest.mark.parametrize("grow", [0, 3])
 @pytest.mark.parametrize("reach", [0, 1, 2])
-def test_beyond_its_reach_every_cell_stays_to_the_bit(clip, reach):
+def test_beyond_its_reach_every_cell_stays_to_the_bit(clip, reach, grow):
     source, latents, mask, cells = clip
-    found = composite_latents(latents, source, mask, encode, decode, reach)
+    found = composite_latents(latents, source, mask, encode, decode, grow, reach)
     near = F.max_pool2d(cells, 2 * reach + 1, 1, reach).bool().expand_as(latents)
     assert torch.equal(found[~near], latents[~near])
     assert (found != latents).any()
+
+
+def test_what_lies_within_grow_of_the_mask_stays_the_edit(clip):
+    """Of the rim around the mask, the mended latent keeps the edit where the widened mask is, and the source where it is not."""
+    source, latents, mask, _ = clip
+    rim = F.max_pool2d(mask[:, None], 9, 1, 4)[:, 0].bool() & (mask == 0)
+    kept, cut = (composite_latents(latents, source, mask, encode, decode, grow) for grow in (6, 0))
+    assert error(kept, decode(latents), rim) < 0.2 * error(cut, decode(latents), rim)
+    assert error(cut, source, rim) < 0.8 * error(kept, source, rim)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
