@@ -50,7 +50,11 @@ AGAINST_VAE = {
     "random_noise_blend": "random_noise",
     "one_level_off_blend": "one_level_off",
 }
-COMPOSED = {"latent_blend": "latent_composite", "latent_blend_exact_mask": "latent_composite_exact_mask"}  # by Latent Composite
+COMPOSED = {  # by Latent Composite
+    "latent_blend": "latent_composite",
+    "structure": "latent_composite_structure",
+    "latent_blend_exact_mask": "latent_composite_exact_mask",
+}
 OTHERS = (*COMPOSED.values(), "composite", "vae_round_trip", "perfect_edit", "perfect_edit_blended")
 NAMES = (*VARIANTS, *OTHERS)
 AS_GRAPHS = {"colour": "structure", "shape": "latent_blend"}  # by kind of edit the variant that is set as that kind's graph in workflows/

@@ -73,7 +73,7 @@ def summary(rows: dict[str, list[dict]]) -> dict[str, Any]:
 
 
 def verdict(gap: dict[str, float], more: bool) -> str:
-    """"better", "worse" or, where the interval holds 0, "no difference". gap: the whole method less the row; more: whether more is better."""
+    """ "better", "worse" or, where the interval holds 0, "no difference". gap: the whole method less the row; more: whether more is better."""
     if gap["low"] <= 0 <= gap["high"]:
         return "no difference"
     return "better" if (gap["mean"] > 0) == more else "worse"

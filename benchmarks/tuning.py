@@ -29,6 +29,7 @@ from demo.host import CHECKPOINT_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 NEAR = 0.05  # of success
+CLIPS = 4  # of each kind
 Curve = dict[str, dict[str, float]]  # value of the knob, as it is printed -> figures
 
 
@@ -87,7 +88,7 @@ def main() -> None:
     import_pack()
     own = options.out.resolve() / "quick" if options.quick else options.out.resolve()
     own.mkdir(parents=True, exist_ok=True)
-    most = 1 if options.quick else None
+    most = 1 if options.quick else CLIPS
     edits = {
         f"{kind}/{number}": edit
         for kind, listed in (("colour", DEVELOPMENT_COLOUR_EDITS[:most]), ("shape", DEVELOPMENT_SHAPE_EDITS[:most]))
@@ -101,7 +102,13 @@ def main() -> None:
     found = summary([done.rows[key] for key in edits])
     merge(
         options.out.resolve() / "quality.json",
-        {"tuning_quick" if options.quick else "tuning": {"clips": len(edits), "machine": machine(Path(os.environ["COMFYUI_PATH"])), **found}},
+        {
+            "tuning_quick" if options.quick else "tuning": {
+                "clips": len(edits),
+                "machine": machine(Path(os.environ["COMFYUI_PATH"])),
+                **found,
+            }
+        },
     )
     for name, one in found.items():
         told = ", ".join(f"{value}: {point['success']:.0%} {point['background_psnr_db']:.1f} dB" for value, point in one["curve"].items())
