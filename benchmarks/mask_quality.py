@@ -28,12 +28,19 @@ from metrics.masks import iou, mask_flicker
 
 STEPS = 25
 NAMES = {  # of what the ablation turns on, one after the other
-    "flat": "all levels alike, half height",
-    "noise_weighted": "+ noise-aware weights",
-    "affinity": "+ self-attention affinity",
-    "smoothing": "+ smoothing along the motion",
-    "default": "+ edges of colours (default)",
+    "flat": "all noise levels alike, half height",
+    "noise_weighted": "noise-aware weights",
+    "affinity": "self-attention affinity",
+    "smoothing": "smoothing along the motion",
+    "default": "edges of colours: the default",
 }
+ROWS = {
+    "default": "default",
+    "default_no_pixel_refinement": "*edges* off",
+    "no_frames": "*frames* not connected",
+    "p2p_0.3": "prompt-to-prompt's rule (max-pool, fixed 0.3)",
+}
+HEADS = {"close": "close colours", "two": "two things", "leaving": "leaving the frame"}
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def summary(rows: dict, clips: dict[str, tuple[MaskClip, ...]]) -> dict:
     def mean(name: str, figure: str = "iou", kinds: tuple[str, ...] = KINDS) -> float:
         return float(np.mean([rows[f"{name}/{kind}/{number}"][figure] for kind in kinds for number in range(len(clips[kind]))]))
 
-    named = ("default", "default_no_pixel_refinement", "no_frames", "p2p_0.3")
+    named = tuple(ROWS)
     found: dict = {
         "clips": sum(map(len, clips.values())),
         "iou": {name: mean(name) for name in named} | {"default_plain_clips": mean("default", kinds=("plain",))},
@@ -209,10 +216,13 @@ def summary(rows: dict, clips: dict[str, tuple[MaskClip, ...]]) -> dict:
 def table(found: dict) -> str:
     """Markdown: IoU by kind of clip, and what each part brings."""
     kinds = list(next(iter(found["iou_by_kind"].values())))
-    lines = ["| mask | all | " + " | ".join(kind.replace("_", " ") for kind in kinds) + " |", "|---" * (len(kinds) + 2) + "|"]
+    lines = [
+        "| mask | all | " + " | ".join(HEADS.get(kind, kind.replace("_", " ")) for kind in kinds) + " |",
+        "|---" * (len(kinds) + 2) + "|",
+    ]
     for name, by_kind in found["iou_by_kind"].items():
         cells = [found["iou"][name], *by_kind.values()]
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(f"{value:.2f}" for value in cells) + " |")
+        lines.append(f"| {ROWS[name]} | " + " | ".join(f"{value:.2f}" for value in cells) + " |")
     lines += ["", "| turned on, one after the other | IoU |", "|---|---|"]
     lines += [f"| {NAMES[name]} | {value:.3f} |" for name, value in found["ablation"]["ladder"].items()]
     return "\n".join(lines) + "\n"

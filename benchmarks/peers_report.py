@@ -94,21 +94,32 @@ SHOWN = {  # figure -> (head, factor, format)
 }
 
 
-def table(found: dict[str, Any]) -> str:
-    """Markdown: one line a row, each figure with half its 95 % interval."""
-    heads = ["edits by", *(head for head, _, _ in SHOWN.values()), "colour / shape, %"]
+OUTSIDE = (*FIGURES[:5], "leak")
+INSIDE = ("success", "mask_iou", "warp_error", "colour_flicker", "outline_flicker")
+
+
+def table(found: dict[str, Any], figures: tuple[str, ...]) -> str:
+    """Markdown: one line a row, each figure with half its 95 % interval; success by kind too, if it is among them."""
+    by_kind = "success" in figures
+    heads = ["edits by", *(SHOWN[figure][0] for figure in figures), *(["colour / shape, %"] if by_kind else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, title in TITLES.items():
+        if name == FLOOR and by_kind:
+            continue  # nothing is edited there
         cells = []
-        for figure, (_, factor, form) in SHOWN.items():
+        for figure in figures:
+            _, factor, form = SHOWN[figure]
             one = found[figure].get(name)
-            told = name != FLOOR or "ssim" in figure or "psnr_db" in figure and "border" not in figure
-            cells.append(f"{one['mean'] * factor:{form}} ± {(one['high'] - one['low']) / 2 * factor:{form}}" if one and told else "")
-        right = found["success_by_kind"][name]
-        cells.append(" / ".join(f"{100 * share:.0f}" for share in right.values()) if name != FLOOR else "")
+            if one is None or (name == FLOOR and figure in ("leak", "border_psnr_vs_perfect_db")):
+                cells.append("")
+            else:
+                cells.append(f"{one['mean'] * factor:{form}} ± {(one['high'] - one['low']) / 2 * factor:{form}}")
+        if by_kind:
+            cells.append(" / ".join(f"{100 * share:.0f}" for share in found["success_by_kind"][name].values()))
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    stock = " / ".join(f"{100 * share:.0f}" for share in found["success_of_stock_sampling"].values())
-    lines.append(f"| stock sampling from noise | {'| ' * len(SHOWN)}| {stock} |")
+    if by_kind:
+        stock = " / ".join(f"{100 * share:.0f}" for share in found["success_of_stock_sampling"].values())
+        lines.append(f"| stock sampling from noise, wherever the thing is | {'| ' * len(figures)}{stock} |")
     return "\n".join(lines) + "\n"
 
 
@@ -166,7 +177,7 @@ def run_peers(checkpoint: Path, out: Path, quick: bool) -> bool:
     found = summary(measure(checkpoint, {"colour": UNSEEN_COLOUR_EDITS[:most], "shape": UNSEEN_SHAPE_EDITS[:most]}, own))
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"peers_quick" if quick else "peers": found})
-    text = f"{table(found)}\n{claims_table(found)}"
+    text = f"{table(found, OUTSIDE)}\n{table(found, INSIDE)}\n{claims_table(found)}"
     (own / "peers.md").write_text(text, encoding="utf-8")
     draw(found, known(out), own / "peers.png")
     print(text)

@@ -140,3 +140,11 @@ def test_skipped_host_test_fails_the_run(tmp_path):
     (host / "test_whole.py").unlink()
     done = subprocess.run(done.args, capture_output=True, text=True)
     assert done.returncode == 1 and "1 failed, 1 skipped" in done.stdout, done.stdout
+
+
+def test_the_readme_shows_the_published_tables():
+    """Line by line, so that a table that was measured anew cannot stay behind in the README."""
+    shown = set((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
+    tables = {path: path.read_text(encoding="utf-8").splitlines() for path in (ROOT / "benchmarks" / "results").glob("*.md")}
+    assert tables
+    assert [f"{path.name}: {line}" for path, lines in tables.items() for line in lines if line.startswith("|") and line not in shown] == []

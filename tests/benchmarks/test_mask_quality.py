@@ -85,7 +85,7 @@ def test_the_worst_clip_is_named_as_it_is_counted_from_1() -> None:
 def test_the_table_has_a_row_for_each_mask_and_each_part() -> None:
     found = by_name(**{"default": 0.912, "p2p_0.3": 0.43})
     text = table(found)
-    assert "| default | 0.91 | 0.91 |" in text and "| p2p 0.3 | 0.43 |" in text
+    assert "| default | 0.91 | 0.91 |" in text and "| prompt-to-prompt's rule (max-pool, fixed 0.3) | 0.43 |" in text
     assert all(f"| {name} | " in text for name in NAMES.values())
     widths = {line.count("|") for line in text.split("\n\n")[0].splitlines()}
     assert widths == {len(KINDS) + 3}
