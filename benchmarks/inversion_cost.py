@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.long_clip import BATCH, EDIT, MIB, PLAIN_INVERSION, trace_prompt, trajectory_bytes
 from benchmarks.report import machine, merge
-from benchmarks.step_cost import SD15Bench, Seconds, interleaved, quartiles, start_comfy
+from benchmarks.step_cost import SD15Bench, Seconds, interleaved, quartiles, spelled, start_comfy
 from demo.host import CHECKPOINT_NAME, prepare_base
 
 STEPS = 3  # of each timed run: more change no ratio
@@ -29,12 +29,8 @@ class InversionBench(SD15Bench):
     """Whole calls of stock KSampler and of DDIM Invert, as ComfyUI makes them."""
 
     def __init__(self) -> None:
-        from blade.attention.words import CHUNK, PromptWords, Word
-        from blade.host.words import KEY
-
         super().__init__()
-        words = PromptWords(PROMPT, tuple(Word(word, (column,)) for column, word in enumerate(PROMPT.split(), 1)), CHUNK)
-        self.spelled = [[embedding, {KEY: words}] for embedding, _ in self.words]
+        self.spelled = spelled(self.words, PROMPT)
         self.clip = torch.randn_like(self.noise)
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import machine, merge
-from benchmarks.step_cost import SD15Bench, Seconds, interleaved, quartiles, start_comfy
+from benchmarks.step_cost import SD15Bench, Seconds, interleaved, quartiles, spelled, start_comfy
 
 ROUNDS = 11
 STEPS = 25
@@ -28,7 +28,6 @@ class RecordingBench(SD15Bench):
 
     def __init__(self) -> None:
         from blade.attention.record import MapRecorder, clear, recorded_sizes
-        from blade.attention.words import CHUNK, PromptWords, Word
         from blade.host.attention import record_cross_attention
         from blade.host.frames import with_frame_batches
         from blade.host.sampling import sigma_table
@@ -36,8 +35,8 @@ class RecordingBench(SD15Bench):
         from blade.inversion.schedule import ddim_sigmas
 
         super().__init__()
-        words = PromptWords(PROMPT, tuple(Word(word, (column,)) for column, word in enumerate(PROMPT.split(), 1)), CHUNK)
-        self.words = [[self.words[0][0], {KEY: words}]]
+        self.words = spelled(self.words, PROMPT)
+        words = self.words[0][1][KEY]
         self.recorder = MapRecorder(words, recorded_sizes(*self.noise.shape[-2:]), self.frames)
         self.conds: set = set()
         off = with_frame_batches(self.model, size=self.frames)  # a size of its own: the automatic one may change between two calls

@@ -59,17 +59,19 @@ def start_comfy(comfy: Path) -> None:
 class SD15Bench:
     """SD1.5's U-Net, a clip's noise and a clock.
 
-    Random weights, as their values cost no time. On the CPU fp32, 4 frames of 256 pixels; on CUDA fp16, 16 frames of 512 pixels."""
+    Random weights, as their values cost no time. On the CPU fp32, 4 frames of 256 pixels; on CUDA fp16, 16 frames of 512 pixels; or as many
+    `frames` and `pixels` as are given. unet: another shape than SD1.5's."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 0, pixels: int = 0, unet: dict | None = None) -> None:
         import comfy.model_management
         import comfy.model_patcher
         import comfy.supported_models
 
         cuda = torch.cuda.is_available()
         self.frames, self.pixels, self.dtype = (16, 512, torch.float16) if cuda else (4, 256, torch.float32)
+        self.frames, self.pixels = frames or self.frames, pixels or self.pixels
         self.device = comfy.model_management.get_torch_device()
-        config = comfy.supported_models.SD15(SD15_UNET)
+        config = comfy.supported_models.SD15(unet or SD15_UNET)
         config.set_inference_dtype(self.dtype, None)
         inner = config.get_model({}, device=self.device)
         self.rng = torch.Generator(self.device).manual_seed(0)
@@ -86,13 +88,22 @@ class SD15Bench:
         return time.perf_counter()
 
 
+def spelled(conditioning: list, text: str) -> list:
+    """CONDITIONING whose words are known, as the node Prompt makes it. text: words that are a token each in CLIP's vocabulary."""
+    from blade.attention.words import CHUNK, PromptWords, Word
+    from blade.host.words import KEY
+
+    words = PromptWords(text, tuple(Word(word, (column,)) for column, word in enumerate(text.split(), 1)), CHUNK)
+    return [[embedding, {**options, KEY: words}] for embedding, options in conditioning]
+
+
 class StepBench(SD15Bench):
     """One model call on the clip, timed inside ComfyUI's sampling chain, and the attention in it alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 0, pixels: int = 0, unet: dict | None = None) -> None:
         import comfy.ldm.modules.attention
 
-        super().__init__()
+        super().__init__(frames, pixels, unet)
         self.attention = comfy.ldm.modules.attention.optimized_attention
         self.layers = self.self_attention_layers()
 
