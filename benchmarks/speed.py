@@ -1,8 +1,8 @@
-"""What temporal attention, DDIM inversion, recording and a clip's length cost, in time and in memory, against stock ComfyUI.
+"""What temporal attention, DDIM inversion, recording, blending and a clip's length cost, in time and in memory, against stock ComfyUI.
 
-    python -m benchmarks.speed [--out out/bench] [--only steps,memory,inversion,inversion_memory,recording] [--quick]
+    python -m benchmarks.speed [--out out/bench] [--only steps,memory,inversion,inversion_memory,recording,blending,edit,fatezero] [--quick]
 
-Writes the keys `temporal.*`, `inversion.*` and `overhead.*` of speed.json and prints them as tables: times as ratios, so that they mean
+Writes the keys `temporal.*`, `inversion.*`, `overhead.*`, `edit.*` and `memory.*` of speed.json and prints them as tables: times as ratios, so that they mean
 the same on any machine. Ends with 1 and ComfyUI's own sentence if a prompt fails, with 2 if a goal is missed. The memory part edits a
 clip of 1,000 frames, on two cores in about half an hour (with --quick 96 frames), and inversion_memory starts twelve servers (with
 --quick eight).
@@ -14,6 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.blending_cost import run_blending
+from benchmarks.edit_cost import run_edit
+from benchmarks.fatezero_case import run_fatezero
 from benchmarks.inversion_cost import run_inversion, run_inversion_memory
 from benchmarks.long_clip import run_memory
 from benchmarks.recording_cost import run_recording
@@ -29,6 +32,9 @@ PARTS = {
     "inversion": run_inversion,
     "inversion_memory": run_inversion_memory,
     "recording": run_recording,
+    "blending": run_blending,
+    "edit": run_edit,
+    "fatezero": run_fatezero,
 }
 
 
