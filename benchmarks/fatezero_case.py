@@ -64,7 +64,8 @@ def stretched(trajectory: Any, steps: int) -> Any:
         return trajectory
     room, record = Storage(), CrossAttentionRecord(trajectory.record.words)
     latents = room.empty((steps + 1, *trajectory.latents.shape[1:]), trajectory.latents.dtype)
-    sigmas = torch.cat([torch.zeros(1), torch.logspace(*(float(trajectory.sigmas[level].log10()) for level in (1, -1)), steps)])
+    lowest, highest = (float(trajectory.sigmas[level].log10()) for level in (1, -1))
+    sigmas = torch.cat([torch.zeros(1), torch.logspace(lowest, highest, steps)])
     sigmas[-1] = trajectory.sigmas[-1]  # to the last bit: it is checked against the model's highest
     for level in range(steps + 1):
         latents[level].copy_(trajectory.latents[min(level, trajectory.steps)])

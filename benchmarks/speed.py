@@ -1,11 +1,12 @@
 """What temporal attention, DDIM inversion, recording, blending and a clip's length cost, in time and in memory, against stock ComfyUI.
 
-    python -m benchmarks.speed [--out out/bench] [--only steps,memory,inversion,inversion_memory,recording,blending,edit,fatezero] [--quick]
+    python -m benchmarks.speed [--out out/bench] [--only steps,memory,inversion,inversion_memory,recording,blending,edit,fatezero,lengths]
+        [--quick]
 
-Writes the keys `temporal.*`, `inversion.*`, `overhead.*`, `edit.*` and `memory.*` of speed.json and prints them as tables: times as ratios, so that they mean
-the same on any machine. Ends with 1 and ComfyUI's own sentence if a prompt fails, with 2 if a goal is missed. The memory part edits a
-clip of 1,000 frames, on two cores in about half an hour (with --quick 96 frames), and inversion_memory starts twelve servers (with
---quick eight).
+Writes the keys `temporal.*`, `inversion.*`, `overhead.*`, `edit.*`, `memory.*` and `stages.*` of speed.json, prints them as tables, and puts
+all that the file holds into speed.md and speed.png: times as ratios, so that they mean the same on any machine. Ends with 1 and ComfyUI's own
+sentence if a prompt fails, with 2 if a goal is missed. The memory part edits a clip of 1,000 frames (with --quick 96 frames), and
+inversion_memory starts twelve servers (with --quick eight).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from benchmarks.blending_cost import run_blending
 from benchmarks.edit_cost import run_edit
 from benchmarks.fatezero_case import run_fatezero
 from benchmarks.inversion_cost import run_inversion, run_inversion_memory
+from benchmarks.lengths import run_lengths
 from benchmarks.long_clip import run_memory
 from benchmarks.recording_cost import run_recording
+from benchmarks.speed_report import write_report
 from benchmarks.step_cost import run_steps
 from demo.comfy_source import find_comfy
 from demo.host import HostError
@@ -35,6 +38,7 @@ PARTS = {
     "blending": run_blending,
     "edit": run_edit,
     "fatezero": run_fatezero,
+    "lengths": run_lengths,
 }
 
 
@@ -53,6 +57,7 @@ def main() -> int:
     except (HostError, RunFailed, ValueError) as error:
         print(f"The benchmark failed: {error}", file=sys.stderr)
         return 1
+    write_report(options.out.resolve())
     return 0 if all(reached) else 2
 
 

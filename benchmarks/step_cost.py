@@ -80,7 +80,7 @@ class SD15Bench:
             parameter.data.normal_(0, fan_in**-0.5, generator=self.rng) if parameter.ndim > 1 else parameter.data.fill_(1)
         self.model = comfy.model_patcher.ModelPatcher(inner, self.device, torch.device("cpu"))
         self.noise = torch.randn(self.frames, 4, self.pixels // 8, self.pixels // 8)
-        self.words = [[torch.randn(1, 77, 768), {}]]
+        self.words: list = [[torch.randn(1, 77, 768), {}]]
 
     def clock(self) -> float:
         if self.device.type == "cuda":

@@ -31,6 +31,13 @@ def test_all_parts_run_in_their_order_and_a_missed_goal_ends_with_2(monkeypatch,
     assert parts == [("one", tmp_path, tmp_path / "out", False), ("two", tmp_path, tmp_path / "out", False)]
 
 
+def test_tables_are_written_of_what_the_parts_measured(monkeypatch, parts, tmp_path) -> None:
+    written = []
+    monkeypatch.setattr(speed, "write_report", lambda out: written.append((out, len(parts))))
+    run(monkeypatch, "--out", str(tmp_path / "out"))
+    assert written == [(tmp_path / "out", 2)]
+
+
 def test_the_usage_names_every_part_in_its_order() -> None:
     assert f"[--only {','.join(speed.PARTS)}]" in speed.__doc__
 
