@@ -8,7 +8,7 @@ nox -s ui              ComfyUI's page with the pack, the demo checkpoint, clips 
 nox -s train           trains the demo checkpoint anew
 nox -s figures         measures the demo checkpoint
 nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (about two hours)
-nox -s bench_speed     time and memory, as ratios (most of an hour)
+nox -s bench_speed     time and memory, as ratios; tables and a picture in out/bench/ (about an hour and a half)
 
 What follows `--` goes to the program that the session runs. COMFYUI_PATH names a ComfyUI to use instead of the pinned
 download; what it requires is installed into an environment in .cache/, never into its own.

@@ -16,7 +16,7 @@ from benchmarks.report import machine, merge
 from benchmarks.step_cost import SD15Bench, quartiles, spelled, start_comfy
 from benchmarks.stillness import node_defaults
 
-STEPS, QUICK_STEPS = 20, 8
+STEPS, QUICK_STEPS = 16, 8
 CFG = 7.5
 MOST_OVERHEAD = 0.03
 SOURCE, TARGET = "a red car on grass", "a blue car on grass"  # in CLIP's vocabulary a token each

@@ -71,7 +71,7 @@ def edit_figures(seconds: dict[str, list[float]], steps: int) -> dict:
 def run_edit(comfy: Path, out: Path, quick: bool) -> bool:
     """Measures, writes and prints; whether the goal is met."""
     start_comfy(comfy)
-    bench, seconds = measure_edit(1 if quick else 4)
+    bench, seconds = measure_edit(1 if quick else 3)
     found = edit_figures(seconds["edit"], STEPS)
     found["details"] |= {"frames": bench.frames, "pixels": bench.pixels, "dtype": str(bench.dtype).removeprefix("torch.")}
     merge(out / "speed.json", {"machine": {"edit": machine(comfy)}, "edit": found})

@@ -87,7 +87,7 @@ def ratio_figures(seconds: dict[str, list[float]]) -> dict:
 def run_inversion(comfy: Path, out: Path, quick: bool) -> bool:
     """Measures, writes and prints; whether the goal is met."""
     start_comfy(comfy)
-    bench, seconds = measure_inversion(2 if quick else 8)
+    bench, seconds = measure_inversion(2 if quick else 6)
     found = ratio_figures(seconds["inversion"])
     found["time"] |= {"frames": bench.frames, "pixels": bench.pixels, "dtype": str(bench.dtype).removeprefix("torch.")}
     merge(out / "speed.json", {"machine": {"inversion": machine(comfy)}, "inversion": found})

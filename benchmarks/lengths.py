@@ -19,7 +19,8 @@ from demo.figures import Demo
 from demo.host import CHECKPOINT_NAME
 
 LENGTHS, QUICK_LENGTHS = (8, 32, 128), (8,)  # frames; a clip of 1,000 is the part `memory`
-STEPS, ROUNDS = 2, 2
+STEPS = 2
+ROUNDS, SDXL_ROUNDS = 2, 1
 SDXL_FRAMES, SDXL_PIXELS = 2, 256
 SDXL_UNET = {  # the rest is in comfy.supported_models.SDXL
     "image_size": 32,
@@ -110,7 +111,7 @@ def measure_lengths(quick: bool) -> tuple[Seconds, dict[str, dict]]:
             print("SDXL's shape is left out: its weights do not fit into the free memory.")
         else:
             stages, dtype = made
-            seconds |= interleaved({"sdxl_shape": stages.timed()}, rounds)
+            seconds |= interleaved({"sdxl_shape": stages.timed()}, SDXL_ROUNDS)
             about["sdxl_shape"] = {"frames": SDXL_FRAMES, "pixels": SDXL_PIXELS, "dtype": str(dtype).removeprefix("torch.")}
             del stages, made
             gc.collect()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.blending_cost import run_blending
@@ -53,7 +54,11 @@ def main() -> int:
         arguments.error(f"--only: there is no part {unknown[0]!r}: take from {', '.join(PARTS)}.")
     try:
         comfy = find_comfy(REPOSITORY / ".cache")
-        reached = [PARTS[name](comfy, options.out.resolve(), options.quick) for name in chosen]
+        reached = []
+        for name in chosen:
+            begin = time.monotonic()
+            reached.append(PARTS[name](comfy, options.out.resolve(), options.quick))
+            print(f"({name}: {(time.monotonic() - begin) / 60:.1f} min)\n", flush=True)
     except (HostError, RunFailed, ValueError) as error:
         print(f"The benchmark failed: {error}", file=sys.stderr)
         return 1

@@ -117,8 +117,8 @@ def markdown(found: dict) -> str:
     rows = []
     for key in ("fatezero_case", "fatezero_case_quick"):
         if case := at(found, "memory", key):
-            told = f"{case['frames']} frames, {case['pixels']} px, {case['steps']} steps"
-            rows.append([told, "KSampler", f"{case['stock_peak'] / GIB:.3f}", ""])
+            title = f"{case['frames']} frames, {case['pixels']} px, {case['steps']} steps"
+            rows.append([title, "KSampler", f"{case['stock_peak'] / GIB:.3f}", ""])
             rows += [["", stage, f"{peak / GIB:.3f}", f"{case['above_stock'][stage] / GIB:.3f}"] for stage, peak in case["peak"].items()]
     if rows:
         parts["Memory of FateZero's case, GiB above the loaded model"] = table(["case", "stage", "peak", "above KSampler"], rows) + (

@@ -222,7 +222,7 @@ def quartiles(values: np.ndarray) -> list[float]:
 def run_steps(comfy: Path, out: Path, quick: bool) -> bool:
     """Measures, writes and prints; whether the goal is met."""
     start_comfy(comfy)
-    found = step_figures(measure_steps(3 if quick else 10))
+    found = step_figures(measure_steps(3 if quick else 6))
     merge(out / "speed.json", {"machine": {"steps": machine(comfy)}, "temporal": found})
     stock = found["step"]["seconds"]["first_previous"]["stock"]
     print(
