@@ -38,20 +38,21 @@ class HeatMap:
         return len(next(iter(self.totals.values()), ()))
 
     def at(self, frames: slice) -> Tensor:
-        """Unnormalised heat of some frames. [frames, height, width]"""
-        return torch.stack([resize(total[frames], self.size) for total in self.totals.values()]).mean(0)
+        """Unnormalised heat of some frames, a tensor of its own. [frames, height, width]
 
-    def scale(self) -> tuple[float, float]:
-        """The least and the greatest heat of the clip."""
+        Raises ValueError where nothing has been recorded."""
         if not self.totals:
             raise ValueError("no cross-attention maps have been recorded for these words.")
-        extremes = [torch.aminmax(self.at(span)) for span in spans(len(self))]
-        return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
+        first, *others = (resize(total[frames], self.size) for total in self.totals.values())
+        for other in others:  # in place: at pixel size, on a fast GPU, a mask would else take as long as the model
+            first += other
+        return first.div_(len(self.totals)) if others else first
 
-    def normalised(self, frames: slice, scale: tuple[float, float]) -> Tensor:
-        """Heat of some frames on a scale from 0 to 1 that is the whole clip's, so that a frame without the object stays dark."""
-        low, high = scale
-        return ((self.at(frames) - low) / max(high - low, 1e-4 * high, 1e-12)).clamp(0, 1)
+    def scale(self, whole: Tensor | None = None) -> tuple[float, float]:
+        """The least and the greatest heat of the clip. whole: `at` all of its frames, where that is known."""
+        parts = [whole] if whole is not None else (self.at(span) for span in spans(len(self)))
+        extremes = [torch.aminmax(part) for part in parts]
+        return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
 
 
 class WordsHeat:
@@ -81,15 +82,23 @@ class WordsHeat:
         """Each phrase's own heat in some frames, 0..1, without its weight. [phrases, frames, height, width]
 
         Raises ValueError where nothing has been recorded."""
-        self.scales = self.scales or [part.scale() for part in self.parts]
-        return torch.stack([part.normalised(frames, scale) for part, scale in zip(self.parts, self.scales, strict=True)])
+        heats = [part.at(frames) for part in self.parts]
+        if not self.scales:
+            all_frames = frames.indices(len(self)) == (0, len(self), 1)
+            self.scales = [part.scale(heat if all_frames else None) for part, heat in zip(self.parts, heats, strict=True)]
+        for heat, scale in zip(heats, self.scales, strict=True):
+            normalise(heat, scale)
+        return torch.stack(heats) if len(heats) != 1 else heats[0][None]
 
     def at(self, frames: slice) -> Tensor:
         """Heat of some frames. [frames, height, width]"""
-        weights = torch.tensor([phrase.weight for phrase in self.phrases])[:, None, None, None]
-        weighted = weights * self.of_phrases(frames)
-        heat = weighted.clamp(min=0).amax(0) + weighted.clamp(max=0).amin(0)
-        return heat.clamp(0, 1)
+        heats = self.of_phrases(frames)
+        for heat, phrase in zip(heats, self.phrases, strict=True):
+            if phrase.weight != 1:
+                heat *= phrase.weight
+        if len(heats) == 1:
+            return heats[0].clamp_(0, 1)
+        return (heats.clamp(min=0).amax(0) + heats.clamp(max=0).amin(0)).clamp_(0, 1)
 
 
 def record_heat(record: CrossAttentionRecord, phrases: Sequence[Phrase], height: int, width: int) -> WordsHeat:
@@ -122,9 +131,15 @@ def add_level(heat: WordsHeat, words: PromptWords, found: LevelMaps) -> None:
     heat.add(words, {**found.maps, **(found.spread or {})}, signal_share(found.sigma))
 
 
+def normalise(heat: Tensor, scale: tuple[float, float]) -> None:
+    """Brings heat, in place, to a scale from 0 to 1 that is the whole clip's, so that a frame without the object stays dark."""
+    low, high = scale
+    heat.sub_(low).div_(max(high - low, 1e-4 * high, 1e-12)).clamp_(0, 1)
+
+
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """[frames, h, w] to [frames, *size], bicubic as DAAM does, never below zero."""
-    return F.interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0].clamp(min=0)
+    return F.interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0].clamp_(min=0)
 
 
 def histogram(heat: Tensor) -> np.ndarray:

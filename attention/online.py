@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heat import WordsHeat, add_level, histogram, spans
+from .heat import SPAN, WordsHeat, add_level, histogram, spans
 from .masks import ADD, fade_out, grow_mask, half_height, inside, to_latent_mask, with_matte
 from .record import MapRecorder, signal_share
 
@@ -117,10 +117,14 @@ class OnlineMask(StepMask):
         self.source, self.recorder, self.target, self.sigmas = source, recorder, target, sigmas
         self.matte, self.matte_mode = matte, matte_mode
         self.whole_weight = sum(signal_share(float(sigma)) for sigma in sigmas[:-1])
+        self.heat_of_step: Tensor | None = None  # of a clip of one span, while a step's mask is drawn
         self.threshold = self.find_threshold()
 
     def find_threshold(self) -> float:
         """Of the heat so far; what a matte keeps out has no say."""
+        self.heat_of_step = None
+        if self.frames <= SPAN:
+            self.heat_of_step = self.heat(slice(0, self.frames))
         counts = np.zeros(256, int)
         for span in spans(self.frames):
             heat, allowed = self.heat(span), self.allowed(span)
@@ -133,11 +137,14 @@ class OnlineMask(StepMask):
             add_level(self.target, self.recorder.words, found)
             self.threshold = self.find_threshold()
         cells = super().at_step(step)
+        self.heat_of_step = None  # it need not wait in memory while the model runs
         self.recorder.begin(float(self.sigmas[step]))
         return cells
 
     def heat(self, frames: slice) -> Tensor:
         """Heat of some frames, 0..1. [frames, height, width]"""
+        if self.heat_of_step is not None:
+            return self.heat_of_step[frames]
         heat = self.source.at(frames)
         if len(self.target):
             share = min(1.0, self.target.weight / self.whole_weight)

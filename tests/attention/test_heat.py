@@ -176,3 +176,23 @@ def test_resolutions_that_were_not_spread_count_with_the_clear_levels_own_maps()
     record.spread = {(4, 4): coarse}
     expected = heat_of([RED], {(4, 4): coarse, (8, 8): fine_clear}, (16, 16))
     assert torch.allclose(record_heat(record, [RED], 16, 16).at(WHOLE), expected.at(WHOLE), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "phrases", [[RED], [RED, Phrase("cat", (3, 4), 0.5)], [Phrase("cat", (3, 4), -0.5), RED]], ids=["one", "two", "negative"]
+)
+def test_heat_is_the_same_to_the_bit_however_often_it_is_asked_for(phrases):
+    """It is made in place: nothing that is kept may be written to, also where maps have the size of the pixels."""
+    maps = {(side, side): torch.rand(3, 4, side, side) for side in (16, 8, 4)}
+    heat, kept = heat_of(phrases, maps, (16, 16)), {size: part.clone() for size, part in maps.items()}
+    first = heat.at(WHOLE)
+    heat.of_phrases(WHOLE)
+    assert torch.equal(heat.at(WHOLE), first)
+    assert all(torch.equal(part, kept[size]) for size, part in maps.items())
+    weights = torch.tensor([phrase.weight for phrase in phrases])[:, None, None, None]
+    parts = []
+    for part in heat.parts:
+        mean = torch.stack([resize(total, (16, 16)) for total in part.totals.values()]).mean(0)
+        parts.append(((mean - mean.min()) / (mean.max() - mean.min())).clamp(0, 1))
+    each = weights * torch.stack(parts)
+    assert torch.equal(first, (each.clamp(min=0).amax(0) + each.clamp(max=0).amin(0)).clamp(0, 1))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from blade.attention import heat as heat_module
+from blade.attention import online as online_module
 from blade.attention.heat import WordsHeat, record_heat
 from blade.attention.masks import ADD, LIMIT, SUBTRACT, grow_mask
 from blade.attention.online import FixedMask, MaskHeat, OnlineMask, widened
@@ -254,3 +255,32 @@ def test_a_mask_in_the_place_of_the_source_words_draws_the_first_mask_and_the_ta
     assert in_cells(found[-1], 2, 5, 1, 4).min() == 1
     assert in_cells(found[-1], 2, 5, 5, 8).min() == 1
     assert torch.equal(torch.cat(list(fixed().source_masks())), SOURCE)
+
+
+@pytest.mark.parametrize("options", [{}, {"matte": MATTE, "matte_mode": LIMIT}, {"grow": 8, "widen": 16}], ids=["plain", "matte", "grown"])
+def test_a_clip_of_one_span_has_the_masks_of_one_whose_heat_is_made_anew(options, monkeypatch):
+    levels = [None, *(seen(float(sigma), torch.rand(2, CELLS, CELLS, generator=torch.Generator().manual_seed(3))) for sigma in SIGMAS[:-2])]
+    found = []
+    for span in (online_module.SPAN, 1):
+        monkeypatch.setattr(online_module, "SPAN", span)
+        mask = online(Told(*levels), **options)
+        assert (mask.heat_of_step is not None) == (span > 1)
+        found.append(([mask.at_step(step) for step in range(STEPS)], mask.pixels(slice(0, 2)), mask.threshold))
+    (steps, last, threshold), (others, other_last, other_threshold) = found
+    assert all(torch.equal(one, other) for one, other in zip(steps, others, strict=True))
+    assert torch.equal(last, other_last)
+    assert threshold == other_threshold
+
+
+def test_a_step_makes_each_words_heat_at_pixel_size_once_and_keeps_it_no_longer(monkeypatch):
+    """Where a GPU is fast this is what a step costs beside the model."""
+    asked = []
+    at = heat_module.HeatMap.at
+    monkeypatch.setattr(heat_module.HeatMap, "at", lambda heat, frames: asked.append(heat) or at(heat, frames))
+    mask = online(Told(None, *(seen(float(sigma), TARGET) for sigma in SIGMAS[:-1])))
+    mask.at_step(0)
+    for step in range(1, STEPS):
+        asked.clear()
+        mask.at_step(step)
+        assert asked == [*mask.source.parts, *mask.target.parts]
+        assert mask.heat_of_step is None
