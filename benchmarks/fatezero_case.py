@@ -24,8 +24,8 @@ from benchmarks.report import ROOT, machine, merge
 from benchmarks.stages import SAMPLING, Stages, with_default_attention
 from benchmarks.step_cost import SD15Bench, spelled, start_comfy
 
-GIB = 2**30
-MOST_ABOVE = 0.2  # GiB
+GB = 10**9
+MOST_ABOVE = 0.2  # GB
 WARM_UP = (1, 64)  # frames, pixels: what a process keeps for good after its first calls is no part of either side
 SIDES = ("stock", "edit")
 FATEZERO = {"gpu": "RTX 3090", "seconds_inversion": 60, "seconds_edit": 40, "gpu_gb": 12, "ram_gb": 100}
@@ -146,7 +146,7 @@ def measure_apart(comfy: Path, side: str, case: Case) -> dict:
 
 
 def case_figures(stock: dict, edit: dict, case: Case) -> dict:
-    """The keys of `memory` for this case, in bytes but for the figure itself, which is in GiB.
+    """The keys of `memory` for this case, in bytes but for the figure itself, which is in GB.
 
     stock, edit: as `measure_side` gives them. To the inversion's peak come the levels that it would keep in all of the case's steps; the
     sampler held these already. The figure is the larger of the two stages' peaks, less KSampler's."""
@@ -157,7 +157,7 @@ def case_figures(stock: dict, edit: dict, case: Case) -> dict:
         **{stage: edit[f"{stage}_seconds"] / case.calls for stage in ("invert", "sample")},
     }
     return {
-        "fatezero_case_gb_above_stock": round(max(above.values()) / GIB, 4),
+        "fatezero_case_gb_above_stock": round(max(above.values()) / GB, 4),
         "fatezero_case": {
             "frames": case.frames,
             "pixels": case.pixels,
@@ -185,14 +185,14 @@ def run_fatezero(comfy: Path, out: Path, quick: bool) -> bool:
     named = {f"{name}_quick" if quick else name: value for name, value in found.items()}
     merge(out / "speed.json", {"machine": {"fatezero": machine(comfy)}, "memory": named})
     details, figure = found["fatezero_case"], found["fatezero_case_gb_above_stock"]
-    print(f"\n{'peak above the loaded model, GiB':<40}{'above KSampler':>16}")
-    print(f"{'KSampler at CFG 7.5':<32}{details['stock_peak'] / GIB:>8.3f}")
+    print(f"\n{'peak above the loaded model, GB':<40}{'above KSampler':>16}")
+    print(f"{'KSampler at CFG 7.5':<32}{details['stock_peak'] / GB:>8.3f}")
     for stage, peak in details["peak"].items():
-        print(f"{stage:<32}{peak / GIB:>8.3f}{details['above_stock'][stage] / GIB:>16.3f}")
-    print(f"of these the trajectory of {case.steps} steps with its record: {details['trajectory'] / GIB:.3f} GiB")
+        print(f"{stage:<32}{peak / GB:>8.3f}{details['above_stock'][stage] / GB:>16.3f}")
+    print(f"of these the trajectory of {case.steps} steps with its record: {details['trajectory'] / GB:.3f} GB")
     print(f"FateZero on an RTX 3090, as published: {FATEZERO['gpu_gb']} GB of GPU memory and {FATEZERO['ram_gb']} GB of RAM")
     met = figure <= MOST_ABOVE
-    print(f"{'met   ' if met else 'MISSED'} at most {MOST_ABOVE} GiB above stock KSampler: {figure:.3f}")
+    print(f"{'met   ' if met else 'MISSED'} at most {MOST_ABOVE} GB above stock KSampler: {figure:.3f}")
     return met
 
 

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks import blending_cost, edit_cost, fatezero_case, inversion_cost, long_clip, recording_cost, step_cost
 
-MIB, GIB = 2**20, 2**30
+MIB, GB = 2**20, 10**9
 MEASURED, LIMIT, PLAIN = "#2b6cb0", "#c53030", "#a0aec0"
 
 
@@ -44,7 +44,7 @@ def goals(found: dict) -> dict[str, tuple[float, str, float]]:
         "recording adds": (at(found, "overhead", "recording"), "at most", recording_cost.MOST_OVERHEAD),
         "blending and masks add": (at(found, "overhead", "blending_and_masks"), "at most", blending_cost.MOST_OVERHEAD),
         "a whole edit's share of stock's throughput": (at(found, "edit", "share_of_stock_throughput"), "at least", edit_cost.LEAST_SHARE),
-        "FateZero's case, GiB above stock KSampler": (
+        "FateZero's case, GB above stock KSampler": (
             at(found, "memory", "fatezero_case_gb_above_stock"),
             "at most",
             fatezero_case.MOST_ABOVE,
@@ -118,10 +118,10 @@ def markdown(found: dict) -> str:
     for key in ("fatezero_case", "fatezero_case_quick"):
         if case := at(found, "memory", key):
             title = f"{case['frames']} frames, {case['pixels']} px, {case['steps']} steps"
-            rows.append([title, "KSampler", f"{case['stock_peak'] / GIB:.3f}", ""])
-            rows += [["", stage, f"{peak / GIB:.3f}", f"{case['above_stock'][stage] / GIB:.3f}"] for stage, peak in case["peak"].items()]
+            rows.append([title, "KSampler", f"{case['stock_peak'] / GB:.3f}", ""])
+            rows += [["", stage, f"{peak / GB:.3f}", f"{case['above_stock'][stage] / GB:.3f}"] for stage, peak in case["peak"].items()]
     if rows:
-        parts["Memory of FateZero's case, GiB above the loaded model"] = table(["case", "stage", "peak", "above KSampler"], rows) + (
+        parts["Memory of FateZero's case, GB above the loaded model"] = table(["case", "stage", "peak", "above KSampler"], rows) + (
             "\n\nFateZero publishes 12 GB of GPU memory, 100 GB of RAM and 100 s for 8 frames, on an RTX 3090: another card."
         )
     rows = [[str(run["frames"]), f"{run['peak'] / MIB:.0f}", f"{run['trajectory'] / MIB:.0f}", f"{run['above'] / MIB:.0f}", run["peak_stage"]]

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from benchmarks import fatezero_case
-from benchmarks.fatezero_case import CASE, GIB, QUICK_CASE, case_figures
+from benchmarks.fatezero_case import CASE, GB, QUICK_CASE, case_figures
 
-STOCK = {"sample": 3 * GIB, "sample_seconds": 200.0}
-EDIT = {"invert": 2 * GIB, "sample": 3 * GIB + GIB // 10, "levels_measured": GIB // 100, "levels": GIB // 20, "invert_seconds": 100.0}
+STOCK = {"sample": 3 * GB, "sample_seconds": 200.0}
+EDIT = {"invert": 2 * GB, "sample": 3 * GB + GB // 10, "levels_measured": GB // 100, "levels": GB // 20, "invert_seconds": 100.0}
 EDIT |= {"sample_seconds": 210.0}
 
 
@@ -23,13 +23,13 @@ def test_the_figure_is_the_larger_stage_above_ksamplers_own_peak() -> None:
 
 
 def test_the_inversion_counts_with_the_levels_that_it_has_not_walked() -> None:
-    found = case_figures(STOCK, EDIT | {"invert": 3 * GIB + GIB // 10}, CASE)
+    found = case_figures(STOCK, EDIT | {"invert": 3 * GB + GB // 10}, CASE)
     assert found["fatezero_case_gb_above_stock"] == pytest.approx(0.1 + 0.05 - 0.01, abs=1e-4)
 
 
 @pytest.mark.parametrize(("above", "met"), [(0.2, True), (0.201, False)])
 def test_the_goal_and_the_quick_forms_own_keys(above, met, monkeypatch, tmp_path, capsys) -> None:
-    sides = {"stock": STOCK, "edit": EDIT | {"sample": int((3 + above) * GIB)}}
+    sides = {"stock": STOCK, "edit": EDIT | {"sample": int((3 + above) * GB)}}
     monkeypatch.setattr(fatezero_case, "machine", lambda comfy: {})
     asked = []
     monkeypatch.setattr(fatezero_case, "measure_apart", lambda comfy, side, case: asked.append(case) or sides[side])

@@ -27,7 +27,7 @@ def test_each_measured_goal_is_judged_by_its_own_parts_bound() -> None:
         "DDIM Invert with its record, of stock KSampler's time": True,
         "blending and masks add": False,
         "a whole edit's share of stock's throughput": True,
-        "FateZero's case, GiB above stock KSampler": False,
+        "FateZero's case, GB above stock KSampler": False,
     }
 
 
