@@ -78,8 +78,8 @@ class Clips:
 class Bench(stillness.Bench):
     """Edits clips in this process."""
 
-    def __init__(self, checkpoint: Path):
-        super().__init__(checkpoint)
+    def __init__(self, checkpoint: Path, cpu: bool = True):
+        super().__init__(checkpoint, cpu)
         self.inputs = node_defaults(self.nodes.sampler.BlendedSampler)
         self.attention = stillness.variants()["default"].keys
 
@@ -92,13 +92,19 @@ class Bench(stillness.Bench):
             own |= {"mask": variant.mask(edit, trajectory), "mask_mode": self.nodes.sampler.ALONE}
         if variant.background is not None:
             trajectory = variant.background(trajectory, edit.clip.seed)
+        return self.sample(model, trajectory, edit.clip.source_prompt, edit.target_prompt, own | variant.inputs)
+
+    def sample(
+        self, model, trajectory, source_prompt: str, target_prompt: str, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the node Blended Sampler gives: latents, as LATENT holds them, and mask. inputs: in place of its defaults."""
         latent, mask, *_ = self.nodes.sampler.BlendedSampler.execute(
             model=model,
-            source=self.prompt(edit.clip.source_prompt),
-            target=self.prompt(edit.target_prompt),
+            source=self.prompt(source_prompt),
+            target=self.prompt(target_prompt),
             negative=self.prompt(""),
             trajectory=trajectory,
-            **self.inputs | own | variant.inputs,
+            **self.inputs | inputs,
         ).result
         return latent["samples"], mask
 

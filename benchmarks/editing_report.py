@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.clips import UNSEEN_COLOUR_EDITS, UNSEEN_SHAPE_EDITS
 from benchmarks.editing import AGAINST_VAE, AS_GRAPHS, BORDER, COMPOSED, MARGINS, NAMES, OPPOSED, STARTS, VARIANTS, measure
-from benchmarks.report import machine, merge
+from benchmarks.report import interval, machine, merge
 
 GRAPHS, GRAPHS_COMPOSED = "as_graphs", "as_graphs_composed"
 BY_KIND = {  # rows that take each kind of edit from a variant of its own: the graph's settings, and these with Latent Composite after them
@@ -74,10 +74,7 @@ def summary(rows: dict[str, list[dict]]) -> dict[str, Any]:
 
 def difference(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """Mean of own - other over the edits, with its 95 % interval (bootstrap over edits)."""
-    gap = own - other
-    drawn = gap[np.random.default_rng(0).integers(0, len(gap), (2000, len(gap)))].mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(gap.mean()), "low": float(low), "high": float(high)}
+    return interval(own - other)
 
 
 TITLES = {

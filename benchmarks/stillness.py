@@ -73,8 +73,8 @@ def node_defaults(node) -> dict:
 class Bench:
     """Edits clips in this process."""
 
-    def __init__(self, checkpoint: Path):
-        self.demo = Demo(checkpoint)
+    def __init__(self, checkpoint: Path, cpu: bool = True):
+        self.demo = Demo(checkpoint, cpu)
         self.demo.parts  # noqa: B018 - puts ComfyUI on the import path
         import blade.nodes.invert
         import blade.nodes.prompt
@@ -94,10 +94,13 @@ class Bench:
         model, place = self.patch(self.demo.model, self.keys(keys)), (edit, keys)
         if place not in self.trajectories:
             self.trajectories = {place: value for place, value in self.trajectories.items() if place[0] == edit}  # one clip's at a time
-            source = self.prompt(edit.clip.source_prompt)
-            samples = {"samples": self.demo.encode(edit.clip.render(FRAMES))}
-            self.trajectories[place] = self.nodes.invert.DDIMInvert.execute(model, source, samples, STEPS).result[0]
+            self.trajectories[place] = self.walk(model, edit.clip.source_prompt, edit.clip.render(FRAMES), STEPS)
         return model, self.trajectories[place]
+
+    def walk(self, model, source_prompt: str, frames: np.ndarray, steps: int):
+        """The trajectory of a clip, uint8 RGB [frames, height, width, 3]."""
+        samples = {"samples": self.demo.encode(frames)}
+        return self.nodes.invert.DDIMInvert.execute(model, self.prompt(source_prompt), samples, steps).result[0]
 
     @torch.inference_mode()
     def edit(self, edit: Edit, variant: Variant) -> np.ndarray:

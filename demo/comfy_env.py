@@ -23,8 +23,10 @@ def mend_torchvision() -> None:
             torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-def import_comfy() -> Path:
-    """Puts the ComfyUI at COMFYUI_PATH on the import path, set to run on the CPU with repeatable results. Returns its folder."""
+def import_comfy(cpu: bool = True) -> Path:
+    """Puts the ComfyUI at COMFYUI_PATH on the import path, set to run with repeatable results. Returns its folder.
+
+    cpu: whether it runs on the CPU, or on what ComfyUI finds."""
     folder = os.environ.get("COMFYUI_PATH")
     if not folder or not (Path(folder) / "comfy").is_dir():
         raise SystemExit(f"COMFYUI_PATH is {folder!r}: set it to a folder that holds ComfyUI (the one with main.py).")
@@ -32,6 +34,6 @@ def import_comfy() -> Path:
     mend_torchvision()
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = cpu
     args.use_pytorch_cross_attention = True  # the CPU's default picks its chunk sizes from the free memory, and with them its rounding
     return Path(folder)

@@ -66,16 +66,17 @@ def words(colour: str, shape: str, ground: str) -> str:
 
 
 class Demo:
-    """The checkpoint, loaded by ComfyUI the way CheckpointLoaderSimple does it. Raises SystemExit when the file is missing."""
+    """The checkpoint, loaded by ComfyUI the way CheckpointLoaderSimple does it; another one than the demo's too. Raises SystemExit when the file is
+    missing. cpu: as import_comfy takes it."""
 
-    def __init__(self, checkpoint: Path):
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Path, cpu: bool = True):
+        self.checkpoint, self.cpu = checkpoint, cpu
 
     @cached_property
     def parts(self) -> tuple[Any, Any, Any]:
         if not self.checkpoint.is_file():
             raise SystemExit(f"There is no checkpoint at {self.checkpoint}: train one (demo.train) or name one with --checkpoint.")
-        import_comfy()
+        import_comfy(self.cpu)
         from comfy.cli_args import args
 
         args.use_pytorch_cross_attention = True  # the default splits by free memory, which changes the last digits from run to run
