@@ -9,6 +9,7 @@ nox -s train           trains the demo checkpoint anew
 nox -s figures         measures the demo checkpoint
 nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (about two hours)
 nox -s bench_speed     time and memory, as ratios; tables and a picture in out/bench/ (about an hour and a half)
+nox -s bench_footage   your checkpoint on your clips: -- --checkpoint FILE --clips FOLDER, or --video FILE with two prompts
 
 What follows `--` goes to the program that the session runs. COMFYUI_PATH names a ComfyUI to use instead of the pinned
 download; what it requires is installed into an environment in .cache/, never into its own.
@@ -136,3 +137,8 @@ def bench_quality(session: nox.Session) -> None:
 @nox.session
 def bench_speed(session: nox.Session) -> None:
     Environment(session).run("benchmarks.speed", *session.posargs)
+
+
+@nox.session
+def bench_footage(session: nox.Session) -> None:
+    Environment(session).run("benchmarks.footage", *session.posargs)
