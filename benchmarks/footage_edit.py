@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from benchmarks import editing
-from benchmarks.editing import TILE, changed_outside, random_noise
+from benchmarks.editing import TILE, changed_outside
 from benchmarks.footage_clips import MARGIN, Edit
 from benchmarks.perceptual import BackgroundLpips, ClipFigures
+from benchmarks.variants import random_noise
 from demo import pictures
 from demo.figures import sheet
 from metrics.background import dilate, psnr_outside, psnr_outside_five

@@ -13,7 +13,7 @@ from benchmarks.baselines import BASELINES
 from benchmarks.clips import UNSEEN_COLOUR_EDITS, UNSEEN_SHAPE_EDITS
 from benchmarks.editing_report import difference
 from benchmarks.peers import COMPOSITE, FLOOR, REMOVED, ROWS, WHOLE, measure
-from benchmarks.report import machine, merge
+from benchmarks.report import interval, machine, merge
 from benchmarks.tuning import known
 
 FIGURES = (
@@ -54,8 +54,8 @@ def summary(rows: dict[str, list[dict]]) -> dict[str, Any]:
 
     found: dict[str, Any] = {"edits": {kind: len(listed) for kind, listed in rows.items()}}
     for figure in FIGURES:
-        found[figure] = {name: difference(column(name, figure), np.zeros(len(every))) for name in ROWS}
-    found["mask_iou"] = {name: difference(column(name, "mask_iou"), np.zeros(len(every))) for name in MASKED}
+        found[figure] = {name: interval(column(name, figure)) for name in ROWS}
+    found["mask_iou"] = {name: interval(column(name, "mask_iou")) for name in MASKED}
     found["success_by_kind"] = {
         name: {kind: float(column(name, "success", listed).mean()) for kind, listed in rows.items()} for name in ROWS
     }
