@@ -86,7 +86,13 @@ def check(options: argparse.Namespace) -> tuple[Bench, list[tuple[Edit, Files]],
             refuse(own, f"{edit.told}: {error}", left)
     if not sound:
         raise ValueError("No edit is left:\n" + "\n".join(left[:10]))
-    return bench, sound[: QUICK_EDITS if options.quick else None], left, judges
+    return bench, together(sound[: QUICK_EDITS if options.quick else None]), left, judges
+
+
+def together(edits: list[tuple[Edit, Files]]) -> list[tuple[Edit, Files]]:
+    """Edits of one clip and source prompt one after the other, else as they were: so one inversion serves them all."""
+    places = [(edit.clip, edit.source_prompt) for edit, _ in edits]
+    return sorted(edits, key=lambda pair: places.index((pair[0].clip, pair[0].source_prompt)))
 
 
 def key_of(edit: Edit, frames: np.ndarray, masks: np.ndarray | None, options: argparse.Namespace, first: bool) -> str:

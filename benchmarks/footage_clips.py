@@ -110,7 +110,8 @@ def read(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path, which: int) -> np.ndarray:
-    """0 or 255 where an indexed picture has the object's index (0: any), or another one is not black. uint8 [height, width]"""
+    """255 where an indexed picture has the object's index (0: any), or another picture is not black, which is how FiVE-Bench reads its masks too;
+    else 0. uint8 [height, width]"""
     try:
         with Image.open(path) as picture:
             values = np.array(picture if picture.mode in ("P", "L") else picture.convert("RGB"))

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.footage import main, parse
-from benchmarks.footage_clips import Edit
+from benchmarks.footage import main, parse, together
+from benchmarks.footage_clips import Edit, Files
 from benchmarks.footage_edit import COMPOSITE, METHOD, PANELS, VAE, VARIANTS, Judges, figures, strip
 from benchmarks.footage_report import COLUMNS, OPPOSED, ROWS, goals, summary, table
 from benchmarks.report import interval
@@ -99,6 +99,17 @@ def test_a_strip_shows_one_frame_of_every_panel() -> None:
     width = picture.shape[1] // len(PANELS)
     assert [int(picture[60, width * index + width // 2, 0]) for index in range(len(PANELS))] == [20 * index for index in range(len(PANELS))]
     assert set(PANELS) - {"source", "mask"} == set(ROWS) - {VAE}
+
+
+def test_edits_of_one_clip_follow_each_other() -> None:
+    edits = [(Edit(clip, source, target), Files()) for clip, source, target in ("cad", "abd", "cae", "cbd", "abe")]
+    assert ["".join((edit.clip, edit.source_prompt, edit.target_prompt)) for edit, _ in together(edits)] == [
+        "cad",
+        "cae",
+        "abd",
+        "abe",
+        "cbd",
+    ]
 
 
 PROMPTS = ["--source-prompt", "a red cat", "--target-prompt", "a blue cat"]
