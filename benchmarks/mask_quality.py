@@ -22,11 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.mask_clips import DEVELOPMENT_CLIPS, FRAMES, KINDS, TEST_CLIPS, MaskClip
+from benchmarks.pool import each
 from benchmarks.report import Kept, machine, merge
 from demo.figures import Demo, sheet
 from metrics.masks import iou, mask_flicker
 
 STEPS = 25
+EXACT = "exact"  # the exact masks, as a row
 NAMES = {  # of what the ablation turns on, one after the other
     "flat": "all noise levels alike, half height",
     "noise_weighted": "noise-aware weights",
@@ -151,31 +153,46 @@ def figures(clip: MaskClip, mask: np.ndarray) -> dict[str, float]:
     }
 
 
-def measure(bench: Bench, clips: dict[str, tuple[MaskClip, ...]], out: Path, picture: str) -> dict:
+@dataclass(frozen=True)
+class Task:
+    """A clip to draw every mask of. shown: whether the picture shows it."""
+
+    kind: str
+    number: int
+    clip: MaskClip
+    shown: bool
+
+    def key(self, name: str) -> str:
+        return f"{name}/{self.kind}/{self.number}/{self.clip.seed}"
+
+
+def measured(bench: Bench, task: Task) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray], float]:
+    """Figures by mask, the masks that the picture shows, of their middle frame, and seconds."""
+    begin, rows, shown = time.monotonic(), {EXACT: figures(task.clip, task.clip.truth(FRAMES))}, {}
+    seen = bench.invert(task.clip)
+    for name, way in WAYS.items():
+        mask = bench.mask(seen, way).numpy()
+        rows[name] = figures(task.clip, mask)
+        if task.shown and name in PANELS:
+            shown[name] = mask[FRAMES // 2]
+    return rows, shown, time.monotonic() - begin
+
+
+def measure(checkpoint: Path, clips: dict[str, tuple[MaskClip, ...]], out: Path, picture: str) -> dict:
     """Figures by mask, kind and number of the clip, as name/kind/number."""
-    done, rows, shown = Kept(out / "masks.json"), {}, {}
-    for kind, listed in clips.items():
-        for number, clip in enumerate(listed):
-            begin = time.monotonic()
-            seen = None
-            for name in (*WAYS, "exact"):
-                key = f"{name}/{kind}/{number}/{clip.seed}"
-                wanted = number == pictured(kind, listed) and name in PANELS
-                if key not in done.rows or wanted:
-                    if name == "exact":
-                        mask = clip.truth(FRAMES)
-                    else:
-                        seen = seen or bench.invert(clip)
-                        mask = bench.mask(seen, WAYS[name]).numpy()
-                    done.rows[key] = figures(clip, mask)
-                    if wanted:
-                        shown[kind, name] = mask[FRAMES // 2]
-                rows[f"{name}/{kind}/{number}"] = done.rows[key]
-            done.write()
-            print(f"{kind} {number + 1}/{len(listed)} {clip.words}: IoU {rows[f'default/{kind}/{number}']['iou']:.3f}, "
-                  f"{time.monotonic() - begin:.1f} s", flush=True)  # fmt: skip
+    done, shown = Kept(out / "masks.json"), {}
+    tasks = [
+        Task(kind, number, clip, number == pictured(kind, listed)) for kind, listed in clips.items() for number, clip in enumerate(listed)
+    ]
+    left = [task for task in tasks if task.shown or any(task.key(name) not in done.rows for name in (*WAYS, EXACT))]
+    for task, (rows, masks, seconds) in each(Bench, checkpoint, measured, left):
+        done.rows |= {task.key(name): row for name, row in rows.items()}
+        done.write()
+        shown |= {(task.kind, name): mask for name, mask in masks.items()}
+        print(f"{task.kind} {task.number + 1}/{len(clips[task.kind])} {task.clip.words}: IoU {rows['default']['iou']:.3f}, {seconds:.1f} s",
+              flush=True)  # fmt: skip
     draw(clips, shown, out / picture)
-    return rows
+    return {f"{name}/{task.kind}/{task.number}": done.rows[task.key(name)] for task in tasks for name in (*WAYS, EXACT)}
 
 
 def summary(rows: dict, clips: dict[str, tuple[MaskClip, ...]]) -> dict:
@@ -258,7 +275,7 @@ def run_masks(checkpoint: Path, out: Path, quick: bool) -> bool:
     own = out / "quick" if quick else out
     own.mkdir(parents=True, exist_ok=True)
     clips = {kind: listed[:1] for kind, listed in DEVELOPMENT_CLIPS.items()} if quick else TEST_CLIPS
-    found = summary(measure(Bench(checkpoint), clips, own, "masks.jpg"), clips)
+    found = summary(measure(checkpoint, clips, own, "masks.jpg"), clips)
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"masks_quick" if quick else "masks": found})
     (own / "masks.md").write_text(table(found), encoding="utf-8")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clips import COLOUR_EDITS, SHAPE_EDITS, MovingClip
+from benchmarks.pool import each
 from benchmarks.report import Kept, machine, merge
 from demo.figures import Demo
 from demo.host import TWIN_NAME
@@ -116,28 +116,23 @@ class Bench:
 
 
 @torch.inference_mode()
-def measure_clip(bench: Bench, clip: MovingClip, rows: dict, name: str, wrote: Callable[[], None]) -> None:
-    """Fills in what `rows` lacks for one clip, under kind/steps/what/name."""
-    source = clip.render(FRAMES)
+def measured(bench: Bench, task: tuple[str, MovingClip]) -> tuple[dict[str, dict[str, Any]], float]:
+    """Figures of one clip by kind/steps/what/name of the clip, and seconds."""
+    begin, (name, clip) = time.monotonic(), task
+    source, rows = clip.render(FRAMES), dict[str, dict[str, Any]]()
     round_trip = whole_psnr(source, bench.demo.decode(bench.demo.encode(source)))
     for kind in PREDICTIONS:
         for steps in GRIDS if kind == "eps" else (10, 50):
             for method in METHODS if kind == "eps" else ("ddim", "predicted", f"refine_{BEST}"):
-                key = f"{kind}/{steps}/{method}/{name}"
-                if key in rows:
-                    continue
                 trajectory = bench.invert(kind, clip, steps, method)
                 back, mean = bench.reconstruct(kind, clip, trajectory)
                 row: dict[str, Any] = {"latent_psnr_db": mean, "decoded_gap_db": round_trip - whole_psnr(source, bench.demo.decode(back))}
                 if method == "ddim" and steps != 25:
                     row["diffusers_max_rel_error"] = bench.difference_to_diffusers(kind, clip, trajectory)
-                rows[key] = row
-        wrote()
+                rows[f"{kind}/{steps}/{method}/{name}"] = row
     for calls in (1, BEST):
-        key = f"eps/10/fixed_point_{calls}/{name}"
-        if key not in rows:
-            rows[key] = {"latent_psnr_db": bench.plain_fixed_point(clip, 10, calls)}
-    wrote()
+        rows[f"eps/10/fixed_point_{calls}/{name}"] = {"latent_psnr_db": bench.plain_fixed_point(clip, 10, calls)}
+    return rows, time.monotonic() - begin
 
 
 def whole_psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -224,28 +219,24 @@ def run_reconstruction(checkpoint: Path, out: Path, quick: bool) -> bool:
     """Measures, writes and prints; whether the goals are met."""
     own = out / "quick" if quick else out
     own.mkdir(parents=True, exist_ok=True)
-    bench, kept = Bench(checkpoint), Kept(own / "reconstructions.json")
+    kept = Kept(own / "reconstructions.json")
     most = 1 if quick else CLIPS
     clips = {
         f"{label}_{number}": edit.clip
         for label, edits in (("colour", COLOUR_EDITS), ("shape", SHAPE_EDITS))
         for number, edit in enumerate(edits[:most])
     }
-    for number, (name, clip) in enumerate(clips.items()):
-        begin = time.monotonic()
-        measure_clip(bench, clip, kept.rows, name, kept.write)
-        rows = {key: kept.rows[f"eps/{key}/{name}"]["latent_psnr_db"] for key in ("10/ddim", "10/refine_3", "50/ddim", "50/refine_3")}
-        print(
-            f"clip {number + 1}/{len(clips)}: "
-            + ", ".join(f"{key} {value:.1f} dB" for key, value in rows.items())
-            + f", {time.monotonic() - begin:.0f} s",
-            flush=True,
-        )
+    left = [task for task in clips.items() if f"eps/10/fixed_point_{BEST}/{task[0]}" not in kept.rows]
+    for (name, _), (rows, seconds) in each(Bench, checkpoint, measured, left):
+        kept.rows |= rows
+        kept.write()
+        shown = {key: rows[f"eps/{key}/{name}"]["latent_psnr_db"] for key in ("10/ddim", "10/refine_3", "50/ddim", "50/refine_3")}
+        print(f"{name}: " + ", ".join(f"{key} {value:.1f} dB" for key, value in shown.items()) + f", {seconds:.0f} s", flush=True)
     found = summary(kept.rows, list(clips))
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"inversion_quick" if quick else "inversion": found})
     (own / "inversion.md").write_text(table(found), encoding="utf-8")
-    draw(bench, clips["colour_0"], found, own / "inversion.jpg")
+    draw(Bench(checkpoint), clips["colour_0"], found, own / "inversion.jpg")
     print(table(found))
     psnr = found["latent_psnr_db"]
     goals = {

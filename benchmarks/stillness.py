@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.clips import COLOUR_EDITS, SHAPE_EDITS, Edit
+from benchmarks.pool import each
 from benchmarks.report import Kept, machine, merge
 from demo import pictures
 from demo.check import colour_in, find_object
@@ -25,6 +26,7 @@ from metrics.temporal import colour_flicker, outline_flicker, warp_error
 
 FRAMES, STEPS, CFG = 8, 25, 7.5
 EDITS = 8  # of each kind
+FLOORS = ("vae_floor", "copied")  # a perfect edit after the VAE, and its first frame as a still
 
 
 @dataclass(frozen=True)
@@ -146,34 +148,52 @@ def figures(edit: Edit, edited: np.ndarray, reference: np.ndarray) -> dict[str, 
     }
 
 
-def measure(bench: Bench, edits: dict[str, tuple[Edit, ...]], out: Path, show: dict[str, int]) -> dict:
+@dataclass(frozen=True)
+class Task:
+    """An edit to measure under every variant. shown: whether the picture shows it."""
+
+    kind: str
+    number: int
+    edit: Edit
+    shown: bool
+
+    def key(self, name: str) -> str:
+        return f"{name}/{self.kind}/{self.number}/{FRAMES}/{STEPS}"
+
+    @property
+    def keys(self) -> list[str]:
+        return [self.key(name) for name in (*variants(), *FLOORS)]
+
+
+def measured(bench: Bench, task: Task) -> tuple[dict[str, dict], dict[str, np.ndarray], float]:
+    """Figures by key, the clips that the picture shows, and seconds."""
+    begin, edit = time.monotonic(), task.edit
+    source = edit.clip.render(FRAMES)
+    with torch.inference_mode():
+        reference, ceiling = (bench.demo.decode(bench.demo.encode(clip)) for clip in (source, edit.perfect.render(FRAMES)))
+    made = dict(zip(FLOORS, (ceiling, np.repeat(ceiling[:1], FRAMES, 0)), strict=True))
+    rows: dict[str, dict] = {}
+    for name, variant in variants().items():
+        made[name] = bench.edit(edit, variant)
+        rows[task.key(name)] = figures(edit, made[name], reference) | {"variant": asdict(variant)}
+    rows |= {task.key(name): figures(edit, made[name], reference) for name in FLOORS}
+    return rows, {"source": source, **made} if task.shown else {}, time.monotonic() - begin
+
+
+def measure(checkpoint: Path, edits: dict[str, tuple[Edit, ...]], out: Path, show: dict[str, int]) -> dict:
     """Figures by variant, kind of edit and number of the edit. show: kind -> the edit that the picture shows"""
     done = Kept(out / "edits.json")
     sheets: dict[str, dict[str, np.ndarray]] = {}
-    for kind, listed in edits.items():
-        for number, edit in enumerate(listed):
-            source = edit.clip.render(FRAMES)
-            with torch.inference_mode():
-                reference = bench.demo.decode(bench.demo.encode(source))
-                ceiling = bench.demo.decode(bench.demo.encode(edit.perfect.render(FRAMES)))
-            made = {"vae_floor": ceiling, "copied": np.repeat(ceiling[:1], FRAMES, 0)}
-            for name, variant in variants().items():
-                key = f"{name}/{kind}/{number}/{FRAMES}/{STEPS}"
-                wanted = show.get(kind) == number
-                if key in done.rows and not wanted:
-                    continue
-                begin = time.monotonic()
-                made[name] = bench.edit(edit, variant)
-                row = done.rows[key] = figures(edit, made[name], reference) | {"variant": asdict(variant)}
-                print(f"{kind} {number + 1}/{len(listed)} {name}: warp error {row['warp_error']:.5f}, success {row['success']:.2f}, "
-                      f"{time.monotonic() - begin:.1f} s", flush=True)  # fmt: skip
-            for name in ("vae_floor", "copied"):
-                done.rows[f"{name}/{kind}/{number}/{FRAMES}/{STEPS}"] = figures(edit, made[name], reference)
-            if show.get(kind) == number:
-                sheets[kind] = {"source": source, **made}
-            done.write()
-    if sheets:
-        draw(sheets, out / "temporal.jpg")
+    tasks = [Task(kind, number, edit, show.get(kind) == number) for kind, listed in edits.items() for number, edit in enumerate(listed)]
+    left = [task for task in tasks if task.shown or not done.rows.keys() >= set(task.keys)]
+    for task, (rows, made, seconds) in each(Bench, checkpoint, measured, left):
+        done.rows |= rows
+        done.write()
+        if made:
+            sheets[task.kind] = made
+        told = ", ".join(f"{name} {rows[task.key(name)]['warp_error'] * 1e3:.2f}e-3" for name in ("plain", "first_previous", "default"))
+        print(f"{task.kind} {task.number + 1}/{len(edits[task.kind])}: warp error {told}, {seconds:.0f} s", flush=True)
+    draw({kind: sheets[kind] for kind in show}, out / "temporal.jpg")
     return done.rows
 
 
@@ -189,7 +209,7 @@ def summary(rows: dict, edits: dict[str, tuple[Edit, ...]]) -> dict:
             [rows[f"{name}/{kind}/{number}/{FRAMES}/{STEPS}"][figure] for kind, listed in edits.items() for number in range(len(listed))]
         )
 
-    names = [*variants(), "vae_floor", "copied"]
+    names = [*variants(), *FLOORS]
     found: dict = {figure: {name: float(column(name, figure).mean()) for name in names} for figure in FIGURES}
     kinds = np.array([kind for kind, listed in edits.items() for _ in listed])
     found["success"] = {name: {kind: float(column(name, "success")[kinds == kind].mean()) for kind in edits} for name in names}
@@ -253,7 +273,7 @@ def run_stillness(checkpoint: Path, out: Path, quick: bool) -> bool:
     own.mkdir(parents=True, exist_ok=True)
     most = 2 if quick else EDITS
     edits = {"colour": COLOUR_EDITS[:most], "shape": SHAPE_EDITS[:most]}
-    found = summary(measure(Bench(checkpoint), edits, own, show={"colour": 0, "shape": 0}), edits)
+    found = summary(measure(checkpoint, edits, own, show={"colour": 0, "shape": 0}), edits)
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"temporal_quick" if quick else "temporal": found})
     (own / "temporal.md").write_text(table(found), encoding="utf-8")
