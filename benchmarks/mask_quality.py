@@ -180,7 +180,8 @@ def measured(bench: Bench, task: Task) -> tuple[dict[str, dict[str, float]], dic
 
 def measure(checkpoint: Path, clips: dict[str, tuple[MaskClip, ...]], out: Path, picture: str) -> dict:
     """Figures by mask, kind and number of the clip, as name/kind/number."""
-    done, shown = Kept(out / "masks.json"), {}
+    done = Kept(out / "masks.json")
+    shown: dict[tuple[str, str], np.ndarray] = {}
     tasks = [
         Task(kind, number, clip, number == pictured(kind, listed)) for kind, listed in clips.items() for number, clip in enumerate(listed)
     ]

@@ -78,7 +78,8 @@ def measure_edit(bench: editing.Bench, edit: Edit) -> tuple[dict[str, dict[str, 
         latents, used = baseline.run(bench, edit, baseline.chosen, own)
         made[name] = bench.demo.decode(latents)
         rows[name] = figures(edit, clips, made[name], used)
-    pasted, _ = bench.composite(*(clip.astype(np.float32) / 255 for clip in (clips.source, made[WHOLE])), own)
+    source, edited = (clip.astype(np.float32) / 255 for clip in (clips.source, made[WHOLE]))
+    pasted, _ = bench.composite(source, edited, own)
     made[COMPOSITE] = (pasted.clip(0, 1) * 255).round().astype(np.uint8)
     rows[COMPOSITE] = figures(edit, clips, made[COMPOSITE], own)
     return rows, made
