@@ -107,12 +107,12 @@ def _prompts(bench: Bench, edit: Edit) -> tuple[list, list]:
 
 
 BASELINES = {
-    "img2img": Baseline("img2img, each frame (stock KSampler)", "denoise", (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), 1.0, img2img),
+    "img2img": Baseline("img2img, each frame (stock KSampler)", "denoise", (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), 0.9, img2img),
     "blended_latent_diffusion": Baseline(
-        "blended latent diffusion, with the exact mask", "steps skipped", (0.0, 0.1, 0.25, 0.4), 0.25, blended_latent_diffusion
+        "blended latent diffusion, with the exact mask", "steps skipped", (0.0, 0.1, 0.25, 0.4), 0.0, blended_latent_diffusion
     ),
-    "fatezero": Baseline("FateZero's blending", "threshold", (0.3, 0.4, 0.5, 0.6, 0.7), 0.3, fatezero_blend),
-    "inversion": Baseline("inversion and sampling, no mask", "start", (0.4, 0.55, 0.7, 0.85, 1.0), 1.0, inversion_and_sampling),
+    "fatezero": Baseline("FateZero's blending", "threshold", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), 0.9, fatezero_blend),
+    "inversion": Baseline("inversion and sampling, no mask", "start", (0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0), 0.2, inversion_and_sampling),
     "differential_diffusion": Baseline(
         "differential diffusion (core), with our mask", "denoise", (0.6, 0.7, 0.8, 0.9, 1.0), 1.0, differential_diffusion
     ),
