@@ -149,7 +149,8 @@ def case_figures(stock: dict, edit: dict, case: Case) -> dict:
     """The keys of `memory` for this case, in bytes but for the figure itself, which is in GB.
 
     stock, edit: as `measure_side` gives them. To the inversion's peak come the levels that it would keep in all of the case's steps; the
-    sampler held these already. The figure is the larger of the two stages' peaks, less KSampler's."""
+    sampler held these already. The figure is the larger of the two stages' peaks, less KSampler's: most of it are keys and values of the finest
+    layers, which ComfyUI's transformer block holds until its end where a patch handles attention, and at the peak, in its feed-forward, too."""
     needed = {"invert": edit["invert"] + edit["levels"] - edit["levels_measured"], "sample": edit["sample"]}
     above = {stage: peak - stock["sample"] for stage, peak in needed.items()}
     per_call = {
