@@ -179,6 +179,7 @@ def run_editing(checkpoint: Path, out: Path, quick: bool) -> bool:
     most = 2 if quick else None
     edits = {"colour": UNSEEN_COLOUR_EDITS[:most], "shape": UNSEEN_SHAPE_EDITS[:most]}
     found = summary(measure(checkpoint, edits, own))
+    found["seeds"] = {kind: [edit.clip.seed for edit in listed] for kind, listed in edits.items()}
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"edit_quick" if quick else "edit": found})
     (own / "edit.md").write_text(f"{table(found)}\n{start_table(found)}", encoding="utf-8")

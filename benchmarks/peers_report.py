@@ -174,7 +174,9 @@ def run_peers(checkpoint: Path, out: Path, quick: bool) -> bool:
     own = out / "quick" if quick else out
     own.mkdir(parents=True, exist_ok=True)
     most = 2 if quick else None
-    found = summary(measure(checkpoint, {"colour": UNSEEN_COLOUR_EDITS[:most], "shape": UNSEEN_SHAPE_EDITS[:most]}, own))
+    edits = {"colour": UNSEEN_COLOUR_EDITS[:most], "shape": UNSEEN_SHAPE_EDITS[:most]}
+    found = summary(measure(checkpoint, edits, own))
+    found["seeds"] = {kind: [edit.clip.seed for edit in listed] for kind, listed in edits.items()}
     found["machine"] = machine(Path(os.environ["COMFYUI_PATH"]))
     merge(out / "quality.json", {"peers_quick" if quick else "peers": found})
     text = f"{table(found, OUTSIDE)}\n{table(found, INSIDE)}\n{claims_table(found)}"
