@@ -1,5 +1,7 @@
 """BLADE: blended latent diffusion under attention control, for local video editing in ComfyUI (arXiv 2409.03514)."""
 
+WEB_DIRECTORY = "web"  # the nodes' help pages, in its folder docs
+
 
 async def comfy_entrypoint():
     """ComfyUI's door to the pack."""

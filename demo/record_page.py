@@ -1,4 +1,4 @@
-"""Records what ComfyUI's own page makes of the workflows: the fixtures that tests/demo/test_graphs.py compares with.
+"""Records what ComfyUI's own page makes of the workflows: the fixtures that tests/demo/test_graphs.py compares with, and tests/test_help.py.
 
     python -m demo.record_page
 
@@ -62,12 +62,13 @@ def main() -> None:
         finally:
             page.quit()
         info = host.object_info()
+    used |= {name for name in info if name.startswith("BLADE_")}  # also those in no workflow: the help pages are compared with them
     write(FIXTURES / "object_info.json", {name: excerpt(info[name]) for name in sorted(used & info.keys())})
 
 
 def excerpt(info: dict) -> dict:
-    """What to_prompt reads of a node type. Its lists of files are those of the temporary folder: the demo's own."""
-    return {key: info[key] for key in ("input", "input_order", "display_name") if key in info}
+    """What to_prompt and the tests read of a node type. Its lists of files are those of the temporary folder: the demo's own."""
+    return {key: info[key] for key in ("input", "input_order", "output_name", "display_name") if key in info}
 
 
 def write(path: Path, content: dict) -> None:
