@@ -28,7 +28,7 @@ def checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def server(comfy_folder, tmp_path_factory):
     """A running server with the pack, in a folder whose name is no Python identifier, and the demo checkpoint and clips."""
-    base = prepare_base(tmp_path_factory.mktemp("comfyui"), pack="video-editing.blade")
+    base = prepare_base(tmp_path_factory.mktemp("comfyui"), pack="video-editing-blade")
     with ComfyHost(comfy_folder, base, cpu=True) as host:
         yield host
 

@@ -70,7 +70,7 @@ def test_error_of_a_node_is_its_own_sentence(server):
 
 
 def test_pack_is_served_with_its_nodes(server):
-    ours = [name for name, info in server.object_info().items() if info["python_module"] == "custom_nodes.video-editing.blade"]
+    ours = [name for name, info in server.object_info().items() if info["python_module"] == "custom_nodes.video-editing-blade"]
     assert ours and all(name.startswith("BLADE_") for name in ours)
 
 
@@ -132,7 +132,7 @@ def test_copied_pack_holds_what_it_needs_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
     pack = prepare_base(tmp_path) / "custom_nodes" / "blade"
     names = {path.name for path in pack.iterdir()}
-    assert {"__init__.py", "nodes", "host", "inversion", "attention", "blending", "video", "pyproject.toml"} <= names
+    assert {"__init__.py", "nodes", "host", "inversion", "attention", "blending", "video", "web", "pyproject.toml"} <= names
     assert not names & {"demo", "tests", "out", ".git", ".cache"}
 
 
