@@ -137,6 +137,9 @@ def test_a_page_s_pictures_lie_beside_it_and_are_small(name):
         assert "/" not in picture and file.read_bytes()[:3] == b"\xff\xd8\xff" and file.stat().st_size < LARGEST
 
 
-def test_no_picture_is_without_a_page():
+def test_every_picture_can_be_made_again_and_is_shown():
+    from demo.help_pictures import help_pictures
+
     shown = {picture for name in PAGES for picture in re.findall(r"!\[[^]]*\]\(([^)]*)\)", text(name))}
     assert {path.name for path in (ROOT / "web" / "docs").iterdir() if path.suffix != ".md"} == shown
+    assert {f"{name}.jpg" for name in help_pictures()} == shown
