@@ -19,7 +19,7 @@ WIDTH = 640  # pixels at most: the help panel is narrow
 EDITS, EDIT_VARIANTS = 12, 8  # rows and columns of benchmarks' edit.jpg, one edit a row
 MASK_ROWS, MASKS = 4, 8  # of masks.jpg: two clips a row, four masks each
 SOURCE, BLEND, PIXEL = 0, 2, 7  # columns of edit.jpg
-ON_BRICK, TWO_THINGS = 2, 3  # rows: a circle on a ground with fine lines; a clip of two things
+ON_BRICK, TWO_THINGS = 5, 3  # rows: a circle on a ground with fine lines; a clip of two things
 
 
 def cells(sheet: np.ndarray, rows: int, columns: int, row: int, picked: Sequence[int]) -> np.ndarray:

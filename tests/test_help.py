@@ -34,7 +34,7 @@ def rows(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
 
 
-def inputs(name: str) -> dict[str, tuple[str, object]]:
+def inputs(name: str) -> dict[str, tuple[str, list]]:
     """What an artist can turn or connect: by name, its group, and its type and options as the server tells them."""
     info = NODES[name]
     return {key: (group, info["input"][group][key]) for group in ("required", "optional") for key in info["input_order"].get(group, [])}
