@@ -16,6 +16,7 @@ from benchmarks.peers import COMPOSITE, FLOOR, REMOVED, ROWS, WHOLE, measure
 from benchmarks.report import interval, machine, merge
 from benchmarks.tuning import known
 
+EDITS = 16  # of each kind
 FIGURES = (
     "background_psnr_db",
     "background_psnr_db_five_convention",
@@ -173,7 +174,7 @@ def run_peers(checkpoint: Path, out: Path, quick: bool) -> bool:
     """Measures, writes and prints; whether the goals are met."""
     own = out / "quick" if quick else out
     own.mkdir(parents=True, exist_ok=True)
-    most = 2 if quick else None
+    most = 2 if quick else EDITS
     edits = {"colour": UNSEEN_COLOUR_EDITS[:most], "shape": UNSEEN_SHAPE_EDITS[:most]}
     found = summary(measure(checkpoint, edits, own))
     found["seeds"] = {kind: [edit.clip.seed for edit in listed] for kind, listed in edits.items()}
