@@ -232,6 +232,10 @@ class ComfyHost:
         """Every node type that the server knows, by id, as the page sees it."""
         return self._get("/object_info")
 
+    def translations(self) -> dict:
+        """The texts of all packs in other languages, by language, as the page merges them into its own."""
+        return self._get("/i18n")
+
     def add_input(self, path: Path) -> str:
         """Copies a file into the input folder, in place of one of the same name, and returns the name that a loader node takes."""
         copy_if_new(path, self.base / "input" / path.name)

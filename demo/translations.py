@@ -97,7 +97,9 @@ def faults(english: dict[str, str], options: dict[str, list[str]], translated: d
     for place, text in english.items():
         if mine := translated.get(place):
             found += [f"{place}: {fault}" for fault in text_faults(place, text, mine, english, options.get(place, ()), translated)]
-            if stamps.get(place, "").split(" ")[0] != digest(text):
+            if place not in stamps:
+                found.append(f"{place}: no record says from which English text it was translated")
+            elif stamps[place].split()[0] != digest(text):
                 found.append(f"{place}: the English text has changed since it was translated, to {text!r}")
     first: dict[str, str] = {}
     for place in sorted(english.keys() & translated.keys()):

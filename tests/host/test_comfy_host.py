@@ -132,7 +132,7 @@ def test_copied_pack_holds_what_it_needs_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
     pack = prepare_base(tmp_path) / "custom_nodes" / "blade"
     names = {path.name for path in pack.iterdir()}
-    assert {"__init__.py", "nodes", "host", "inversion", "attention", "blending", "video", "web", "pyproject.toml"} <= names
+    assert {"__init__.py", "nodes", "host", "inversion", "attention", "blending", "video", "web", "locales", "pyproject.toml"} <= names
     assert not names & {"demo", "tests", "out", ".git", ".cache"}
 
 

@@ -1,0 +1,20 @@
+"""locales/ against what a real server says of the nodes, and as it hands it to the page."""
+
+import pytest
+
+from demo.translations import LANGUAGES, LOCALES, STAMPS, english_texts, faults, option_names, read, translated_texts
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_is_translated_from_the_english_that_the_nodes_have_now(server, language):
+    """Once a translation is right again: `python -m demo.translations --stamp`."""
+    info = server.object_info()
+    found = faults(english_texts(info), option_names(info), translated_texts(language), read(STAMPS).get(language, {}))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_server_hands_the_translations_to_the_page(server, language):
+    handed = server.translations()[language]["nodeDefs"]
+    ours = read(LOCALES / language / "nodeDefs.json")
+    assert ours and {name: handed.get(name) for name in ours} == ours
