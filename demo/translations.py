@@ -34,7 +34,7 @@ def english_texts(object_info: dict) -> dict[str, str]:
     """All that a page shows of the pack's nodes, by its place in nodeDefs.json: "BLADE_Edit.inputs.grow.tooltip" -> text.
 
     object_info: the server's answer to GET /object_info."""
-    texts = {}
+    texts: dict[str, str | None] = {}
     for node, info in object_info.items():
         if node.startswith("BLADE_"):
             texts |= {f"{node}.display_name": info["display_name"], f"{node}.description": info["description"]}
@@ -47,7 +47,7 @@ def english_texts(object_info: dict) -> dict[str, str]:
 
 def option_names(object_info: dict) -> dict[str, list[str]]:
     """The fixed options of the pack's combos, by the place of their tooltip."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for node, info in object_info.items():
         if node.startswith("BLADE_"):
             for name, spec in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():
@@ -57,7 +57,7 @@ def option_names(object_info: dict) -> dict[str, list[str]]:
 
 def flat(tree: dict, above: str = "") -> dict[str, str]:
     """nodeDefs.json by place: {"BLADE_Edit": {"inputs": {"grow": {"name": ...}}}} -> {"BLADE_Edit.inputs.grow.name": ...}"""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in tree.items():
         found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return found
@@ -71,7 +71,7 @@ def stamped(english: dict[str, str], translated: dict[str, str], before: dict[st
     """Place -> "hash of the English text, hash of the translation", for every translation that was made from the present English text.
 
     before: what was recorded so far. as_is: whether a translation that is still the one recorded there fits an English text that is not."""
-    found = {}
+    found: dict[str, str] = {}
     for place in english.keys() & translated.keys():
         now, then = [digest(english[place]), digest(translated[place])], before.get(place, "- -").split()
         outdated = then[0] not in ("-", now[0]) and then[1] == now[1] and not as_is
@@ -134,7 +134,7 @@ def text_faults(place: str, text: str, mine: str, english: dict, options, transl
 
 def names_of(node: str, english: dict, translated: dict) -> dict[str, str]:
     """Names that cannot be mistaken for plain words, and what the page calls them: nodes' titles, and this node's inputs and outputs of two words."""
-    found = {}
+    found: dict[str, str] = {}
     for place, name in english.items():
         if place.endswith(".display_name"):
             whole = translated.get(place, "")
