@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,9 +53,18 @@ def each(
 
 def _begin(make: Callable[[Path], Any], checkpoint: Path, threads: int) -> None:
     global _bench
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     import_pack()
     _bench = make(checkpoint)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot tell its workers, and they would go on through all that is left."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(work: Callable[[Any, Any], Any], item: Any) -> Any:

@@ -1,8 +1,12 @@
 """Clips measured in several processes."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -43,6 +47,55 @@ def test_what_fails_in_a_worker_is_raised_with_its_sentence(monkeypatch, count):
 
 def test_nothing_to_do_starts_nothing():
     assert list(pool.each(lambda _: pytest.fail("made"), Path("x"), work, [])) == []
+
+
+ORPHANED = """
+import sys, time
+from pathlib import Path
+from benchmarks import pool
+from tests_pool_work import make, wait
+if __name__ == "__main__":
+    pool.workers = lambda: 2
+    list(pool.each(make, Path(sys.argv[1]), wait, [1, 2, 3, 4]))
+"""
+WORK = """
+import os, time
+def make(folder):
+    (folder / f"{os.getpid()}.pid").touch()
+    return folder
+def wait(folder, item):
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "run.py").write_text(ORPHANED)
+    (tmp_path / "tests_pool_work.py").write_text(WORK)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), str(tmp_path)], env=environment)
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+        assert all(map(runs, workers))
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not any(map(runs, workers)))
+
+
+def runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_a_gpu_is_one_process_own(monkeypatch):
