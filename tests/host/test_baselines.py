@@ -41,11 +41,12 @@ def test_img2img_changes_the_more_the_more_is_denoised_everywhere(bench, clip):
 
 
 def test_differential_diffusion_keeps_the_clip_outside_the_mask_and_not_inside(bench, clip):
+    """But for its last step, whose threshold is 0: there nothing is blended."""
     mask = exact_mask(EDIT, None)
     found, used = run(bench, "differential_diffusion", 1.0, mask)
     ground, apart = outside(mask), (found - clip).square()
     assert torch.equal(used, mask)
-    assert apart[ground].mean() < 1e-6 < 0.1 < apart[~ground].mean()
+    assert 0 < apart[ground].mean() < 0.005 * apart[~ground].mean() and apart[~ground].mean() > clip.var() / 2
 
 
 def test_blended_latent_diffusion_leaves_its_last_noise_in_the_ground(bench, clip):
