@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.clips import UNSEEN_COLOUR_EDITS, UNSEEN_SHAPE_EDITS
 from benchmarks.editing import AGAINST_VAE, AS_GRAPHS, BORDER, COMPOSED, MARGINS, NAMES, OPPOSED, STARTS, VARIANTS, measure
-from benchmarks.report import interval, machine, merge
+from benchmarks.report import interval, machine, merge, met
 
 GRAPHS, GRAPHS_COMPOSED = "as_graphs", "as_graphs_composed"
 BY_KIND = {  # rows that take each kind of edit from a variant of its own: the graph's settings, and these with Latent Composite after them
@@ -166,10 +166,6 @@ def goals(found: dict[str, Any]) -> dict[str, tuple[float, str, float]]:
         "success of shape edits with Latent Composite, of stock's": (success[GRAPHS_COMPOSED]["shape"], "at least", 0.90),
         "background pixels that took the target's colour": (found["leak"], "at most", 0.01),
     }
-
-
-def met(value: float, which: str, bound: float) -> bool:
-    return value >= bound if which == "at least" else value <= bound
 
 
 def run_editing(checkpoint: Path, out: Path, quick: bool) -> bool:

@@ -25,13 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.editing_report import met
 from benchmarks.footage_clips import MARGIN, OWN_EDITS, Edit, Files, Folder
 from benchmarks.footage_edit import METHOD, VAE, Bench, Judges, measure_edit, strip
 from benchmarks.footage_report import goals, summary, table
 from benchmarks.pack import import_pack
 from benchmarks.perceptual import BackgroundLpips, ClipFigures
-from benchmarks.report import Kept, machine, merge
+from benchmarks.report import Kept, machine, merge, met
 from demo import pictures
 
 CFG = 7.5

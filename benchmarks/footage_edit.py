@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from benchmarks import editing
 from benchmarks.editing import TILE, changed_outside
 from benchmarks.footage_clips import MARGIN, Edit
 from benchmarks.perceptual import BackgroundLpips, ClipFigures
-from benchmarks.variants import random_noise
+from benchmarks.variants import Variant, random_noise
 from demo import pictures
 from demo.figures import sheet
 from metrics.background import dilate, psnr_outside, psnr_outside_five
@@ -26,19 +25,10 @@ from metrics.similarity import ssim_outside, ssim_outside_five
 METHOD, COMPOSITE, VAE = "method", "composite", "vae_round_trip"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """background: what the inverted trajectory is replaced by. plain: whether self-attention looks at its own frame only, in inversion and edit."""
-
-    background: Callable[[Any, int], Any] | None = None
-    plain: bool = False
-    inputs: dict[str, Any] = field(default_factory=dict)
-
-
 VARIANTS = {
     METHOD: Variant(),
     "random_noise": Variant(random_noise),
-    "plain_attention": Variant(plain=True, inputs={"consensus": 0.0}),
+    "plain_attention": Variant(keys=("self",), inputs={"consensus": 0.0}),
 }
 
 
@@ -91,9 +81,9 @@ class Bench(editing.Bench):
                 )
 
     @torch.inference_mode()
-    def inverted(self, edit: Edit, frames: np.ndarray, plain: bool) -> tuple:
+    def inverted(self, edit: Edit, frames: np.ndarray, variant: Variant) -> tuple:
         """The model with its attention, the clip's trajectory by it, and the seconds that took. Of one clip and prompt they are kept."""
-        keys = ("self",) if plain else self.attention
+        keys = variant.keys or self.attention
         model, clip = self.patch(self.demo.model, self.keys(keys)), (edit.clip, edit.source_prompt)
         place = (clip, keys)
         if place not in self.walked:
@@ -105,7 +95,7 @@ class Bench(editing.Bench):
     @torch.inference_mode()
     def edited(self, edit: Edit, frames: np.ndarray, variant: Variant, seed: int) -> tuple[np.ndarray, torch.Tensor]:
         """The edited clip, uint8 RGB as `frames`, and the sampler's own mask, 0..1 [frames, height, width]."""
-        model, trajectory, _ = self.inverted(edit, frames, variant.plain)
+        model, trajectory, _ = self.inverted(edit, frames, variant)
         if variant.background is not None:
             trajectory = variant.background(trajectory, seed)
         latents, mask = self.sample(model, trajectory, edit.source_prompt, edit.target_prompt, self.settings(edit) | variant.inputs)
@@ -120,7 +110,7 @@ class Bench(editing.Bench):
         from blade.host.sampling import latent_out
         from blade.nodes.reconstruction import ReconstructionCheck
 
-        model, trajectory, _ = self.inverted(edit, frames, plain=False)
+        model, trajectory, _ = self.inverted(edit, frames, VARIANTS[METHOD])
         _, _, report, back = ReconstructionCheck.execute(model, self.prompt(edit.source_prompt), trajectory).result
         empty = {"mask": torch.zeros(1, *frames.shape[1:3]), "mask_mode": self.nodes.sampler.ALONE}
         latents, _ = self.sample(model, trajectory, edit.source_prompt, edit.target_prompt, self.settings(edit) | empty)
@@ -142,7 +132,7 @@ def measure_edit(
     with torch.inference_mode():
         made, own, rows = {VAE: bench.demo.decode(bench.demo.encode(frames))}, dict[str, np.ndarray](), dict[str, dict[str, Any]]()
     for name, variant in VARIANTS.items():
-        *_, inversion = bench.inverted(edit, frames, variant.plain)
+        *_, inversion = bench.inverted(edit, frames, variant)
         begin = time.monotonic()
         made[name], mask = bench.edited(edit, frames, variant, seed)
         own[name] = mask.float().cpu().numpy()

@@ -83,6 +83,11 @@ def interval(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
+def met(value: float, which: str, bound: float) -> bool:
+    """Whether a goal is reached. which: "at least" or "at most" """
+    return value >= bound if which == "at least" else value <= bound
+
+
 def machine(comfy: Path) -> dict:
     """What the figures depend on beside the code: processor, cores, memory, GPU if there is one, and versions. Nothing of the day.
 

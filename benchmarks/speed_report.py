@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks import blending_cost, edit_cost, fatezero_case, inversion_cost, long_clip, recording_cost, step_cost
+from benchmarks.report import met
 
 MIB, GB = 2**20, 10**9
 MEASURED, LIMIT, PLAIN = "#2b6cb0", "#c53030", "#a0aec0"
@@ -58,10 +59,6 @@ def goals(found: dict) -> dict[str, tuple[float, str, float]]:
         frames = name.split("_")[0]
         listed[f"DDIM Invert's peak at {frames} frames, MiB"] = (run["inversion"] / MIB, "at most", run["limit"] / MIB)
     return {name: goal for name, goal in listed.items() if goal[0] is not None}
-
-
-def met(value: float, which: str, bound: float) -> bool:
-    return value >= bound if which == "at least" else value <= bound
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:

@@ -47,7 +47,7 @@ def psnr_outside_five(reference: np.ndarray, edited: np.ndarray, masks: np.ndarr
     return _decibels((squared * weight[..., None] ** 2).mean((1, 2, 3)))
 
 
-def _as_float(pictures: np.ndarray) -> np.ndarray:
+def as_float(pictures: np.ndarray) -> np.ndarray:
     return pictures.astype(np.float64) / (255 if pictures.dtype == np.uint8 else 1)
 
 
@@ -56,7 +56,7 @@ def _squared_error(reference: np.ndarray, edited: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"background PSNR: frames of shape {reference.shape} and {edited.shape}: give two clips [frames, height, width, 3] of one shape."
         )
-    return (_as_float(reference) - _as_float(edited)) ** 2
+    return (as_float(reference) - as_float(edited)) ** 2
 
 
 def _background(masks: np.ndarray, frames: np.ndarray) -> np.ndarray:

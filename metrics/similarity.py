@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .background import as_float
+
 REACH = 5  # pixels from which a window's values come: a Gaussian of deviation 1.5 over 11x11 pixels
 
 
@@ -19,7 +21,7 @@ def ssim_outside(reference: np.ndarray, edited: np.ndarray, masks: np.ndarray) -
     area = weight.sum((1, 2))
     if (area == 0).any():
         raise ValueError(f"ssim_outside: the mask of frame {int(np.argmin(area))} covers the whole frame: there is no background to judge.")
-    maps = np.stack([_ssim(one, other)[1] for one, other in zip(_as_float(reference), _as_float(edited), strict=True)])
+    maps = np.stack([_ssim(one, other)[1] for one, other in zip(as_float(reference), as_float(edited), strict=True)])
     return (maps.mean(3) * weight).sum((1, 2)) / area
 
 
@@ -31,7 +33,7 @@ def ssim_outside_five(reference: np.ndarray, edited: np.ndarray, masks: np.ndarr
     FiVE-Bench takes. Arguments and errors as for `ssim_outside`, but a full mask gives 1."""
     _check("ssim_outside_five", reference, edited, masks)
     weight = (1 - masks.astype(np.float64))[..., None]
-    pairs = zip(_as_float(reference) * weight, _as_float(edited) * weight, strict=True)
+    pairs = zip(as_float(reference) * weight, as_float(edited) * weight, strict=True)
     return np.array([_ssim(one, other)[0] for one, other in pairs])
 
 
@@ -43,10 +45,6 @@ def _ssim(one: np.ndarray, other: np.ndarray) -> tuple[float, np.ndarray]:
     return structural_similarity(
         one, other, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, channel_axis=2, full=True
     )
-
-
-def _as_float(pictures: np.ndarray) -> np.ndarray:
-    return pictures.astype(np.float64) / (255 if pictures.dtype == np.uint8 else 1)
 
 
 def _check(name: str, reference: np.ndarray, edited: np.ndarray, masks: np.ndarray) -> None:

@@ -69,6 +69,17 @@ def test_error_of_a_node_is_its_own_sentence(server):
     assert outcome.error_node == "load" and outcome.error.startswith("cannot identify image file")
 
 
+def test_pack_is_served_from_a_folder_with_a_dot_in_its_name(comfy_folder, tmp_path, server):
+    """Its help pages are not, since the page cuts the name at the dot; all nodes are."""
+    with ComfyHost(comfy_folder, prepare_base(tmp_path, pack="video-editing.blade"), cpu=True) as host:
+        ours = {name for name, info in host.object_info().items() if info["python_module"] == "custom_nodes.video-editing.blade"}
+    assert (
+        ours
+        == {name for name, info in server.object_info().items() if info["python_module"] == "custom_nodes.video-editing-blade"}
+        != set()
+    )
+
+
 def test_pack_is_served_with_its_nodes(server):
     ours = [name for name, info in server.object_info().items() if info["python_module"] == "custom_nodes.video-editing-blade"]
     assert ours and all(name.startswith("BLADE_") for name in ours)
