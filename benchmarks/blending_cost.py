@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.editing import AS_GRAPHS, VARIANTS
 from benchmarks.report import machine, merge
 from benchmarks.step_cost import SD15Bench, quartiles, spelled, start_comfy
 from benchmarks.stillness import node_defaults
@@ -21,7 +22,8 @@ CFG = 7.5
 MOST_OVERHEAD = 0.03
 SOURCE, TARGET = "a red car on grass", "a blue car on grass"  # in CLIP's vocabulary a token each
 THING = ("red", "car")  # of the source prompt
-CONFINE, STRUCTURE = 0.3, 0.5  # as the graphs are set
+GRAPH = VARIANTS[AS_GRAPHS["colour"]].inputs  # which sets both
+CONFINE, STRUCTURE = GRAPH["confine"], GRAPH["structure"]
 SETTINGS: dict[str, dict[str, float]] = {"masks": {}, "confine": {"confine": CONFINE}, "structure": {"structure": STRUCTURE}}
 STRUCTURE_STEPS = 5  # that are timed: its figure has no goal
 Pair = dict[str, float]  # sigma, and seconds of "stock" and "ours", and the rows that passed the U-Net in each

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.editing import AS_GRAPHS, MARGIN, VARIANTS
 from metrics.background import dilate
 from video.load import decode_frames, fit
 
-MARGIN = 8  # pixels around the object that are no background: one latent cell
-CONFINE, STRUCTURE = 0.3, 0.5  # as the graphs in workflows/ are set, the second for attributes
 ATTRIBUTES = ("colour", "color", "material")
 FIVE_KINDS = {"1": "object", "2": "object, deforming", "3": "colour", "4": "material", "5": "addition", "6": "removal"}
 DAVIS, FIVE = ("JPEGImages", "Annotations"), ("images", "bmasks")
@@ -50,9 +49,9 @@ class Edit:
     @property
     def inputs(self) -> dict[str, Any]:
         """Of the node Blended Sampler, as the graph for this kind of edit is set."""
-        kept = STRUCTURE if self.kind.lower() in ATTRIBUTES else 0.0
-        structure = kept if self.structure is None else self.structure
-        return {"confine": CONFINE, "structure": structure, "source_words": self.source_words, "target_words": self.target_words}
+        graph = VARIANTS[AS_GRAPHS["colour" if self.kind.lower() in ATTRIBUTES else "shape"]].inputs
+        own = {} if self.structure is None else {"structure": self.structure}
+        return {"structure": 0.0, **graph, **own, "source_words": self.source_words, "target_words": self.target_words}
 
 
 @dataclass(frozen=True)
