@@ -8,7 +8,7 @@ nox -s ui              ComfyUI's page with the pack, the demo checkpoint, clips 
 nox -s train           trains the demo checkpoint anew
 nox -s figures         measures the demo checkpoint
 nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (about an hour and a half)
-nox -s bench_speed     time and memory, as ratios; tables and a picture in out/bench/ (about an hour and three quarters)
+nox -s bench_speed     time and memory, as ratios; tables and a picture in out/bench/ (about an hour and a half)
 nox -s bench_footage   your checkpoint on your clips: -- --checkpoint FILE --clips FOLDER, or --video FILE with two prompts
 
 What follows `--` goes to the program that the session runs. COMFYUI_PATH names a ComfyUI to use instead of the pinned

@@ -237,7 +237,7 @@ def seam(errors: np.ndarray, batch: int) -> dict[str, float | int]:
 
 def run_memory(comfy: Path, out: Path, quick: bool) -> bool:
     """Measures, writes and prints; whether the goal is met."""
-    (long, short), steps = ((96, 24), 4) if quick else ((1000, 100), 20)
+    (long, short), steps = ((96, 24), 4) if quick else ((1000, 100), 8)
     base = prepare_base(out / "base")
     runs = {}
     for frames in (short, long):
