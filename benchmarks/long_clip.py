@@ -19,6 +19,7 @@ from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS, Edit
 from benchmarks.pack import import_pack
 from benchmarks.report import machine, merge
 from demo.clips import read_mp4, write_mp4
+from demo.graphs import with_defaults
 from demo.host import CHECKPOINT_NAME, ComfyHost, Outcome, prepare_base
 from demo.run import RunFailed
 from metrics.temporal import warp_error
@@ -158,18 +159,20 @@ class Traced:
 
 
 def trace_prompt(comfy: Path, base: Path, name: str, warm_up: dict, prompt: dict) -> Traced:
-    """Runs a prompt in a fresh server, after a smaller one and a pause in which its garbage goes. name: of the server's log.
+    """Runs a prompt in a fresh server, after a smaller one and a pause in which its garbage goes. name: of the server's log. What a
+    prompt leaves out is as the page has it.
 
     Raises HostError, and RunFailed with ComfyUI's sentence where a prompt fails."""
     with ComfyHost(comfy, base, log=base / f"host_{name}.log", cpu=True) as host:
-        failed = host.run(warm_up).error
+        types = host.object_info()
+        failed = host.run(with_defaults(warm_up, types)).error
         if failed:
             raise RunFailed(failed)
         time.sleep(SETTLING)
         idle, idle_files = resident(psutil.Process(host.pid))
         forget_peak(host.pid)
         with MemoryTrace(host.pid) as trace:
-            outcome = host.run(prompt, on_event=trace.on_event, timeout=6 * 3600)
+            outcome = host.run(with_defaults(prompt, types), on_event=trace.on_event, timeout=6 * 3600)
         peak = max(known_peak(host.pid), max(whole for _, whole, _ in trace.samples))
     if outcome.error:
         raise RunFailed(outcome.error)

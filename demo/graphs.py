@@ -62,6 +62,18 @@ def widget_values(node: dict, info: dict) -> dict[str, Any]:
     return found
 
 
+def with_defaults(prompt: dict[str, dict], types: dict[str, dict]) -> dict[str, dict]:
+    """A prompt with the page's default for every typed-in input that it does not name. types: by id, as GET /object_info tells them.
+
+    So a prompt that is written by hand goes on working when a node gets another input."""
+    whole = {}
+    for key, node in prompt.items():
+        told = types[node["class_type"]]["input"]
+        specs = {name: spec for kind in ("required", "optional") for name, spec in told.get(kind, {}).items() if _is_widget(spec)}
+        whole[key] = {**node, "inputs": {name: _default(spec) for name, spec in specs.items()} | node["inputs"]}
+    return whole
+
+
 def _is_widget(spec: list) -> bool:
     options = spec[1] if len(spec) > 1 else {}
     return (isinstance(spec[0], list) or options.get("widgetType", spec[0]) in WIDGETS) and not options.get("forceInput")

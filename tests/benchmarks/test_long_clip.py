@@ -1,5 +1,6 @@
 """The arithmetic of a long clip's figures, on numbers whose answer is known."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS
 from benchmarks.long_clip import EDIT, MIB, SIDE, by_stage, edit_prompt, forget_peak, known_peak, seam, trajectory_bytes
+from benchmarks.report import ROOT
+from demo.graphs import with_defaults
 from demo.scenes import SIZE
 
 
@@ -48,6 +51,19 @@ def test_the_edit_is_one_on_which_settings_are_chosen_and_its_links_lead_somewhe
     assert set(links) < prompt.keys()
     assert prompt["encode"]["inputs"]["frame_count"] == 10
     assert prompt["invert"]["inputs"]["steps"] == prompt["sample"]["inputs"]["steps"] == 3
+
+
+def test_with_the_defaults_the_edit_has_all_that_its_nodes_need() -> None:
+    types = json.loads((ROOT / "tests" / "demo" / "object_info.json").read_text(encoding="utf-8"))
+    prompt = with_defaults(edit_prompt("clip.mp4", 10, 3), types)
+    missing = [
+        (key, name) for key, node in prompt.items() for name in types[node["class_type"]]["input"]["required"] if name not in node["inputs"]
+    ]
+    assert missing == []
+    assert (
+        prompt["sample"]["inputs"]["steps"] == 3
+        and prompt["sample"]["inputs"]["mask_mode"] == types["BLADE_BlendedSampler"]["input"]["required"]["mask_mode"][1]["options"][0]
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak")
