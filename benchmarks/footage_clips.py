@@ -21,7 +21,9 @@ from PIL import Image
 
 from benchmarks.editing import AS_GRAPHS, MARGIN, VARIANTS
 from metrics.background import dilate
-from video.load import decode_frames, fit
+from video.fit import Fit
+from video.load import Stretch, decode_frames
+from video.source import Film
 
 ATTRIBUTES = ("colour", "color", "material")
 FIVE_KINDS = {"1": "object", "2": "object, deforming", "3": "colour", "4": "material", "5": "addition", "6": "removal"}
@@ -68,7 +70,7 @@ class Files:
         which: the object of an indexed mask, 0 for all. Raises ValueError, naming the file, where they do not fit each other or are no use."""
         if self.video is not None:
             try:
-                found = list(decode_frames(str(self.video), 0, frames, 1, longest_side))
+                found = list(decode_frames(Film(str(self.video)), Stretch(count=frames, longest_side=longest_side)))
             except ValueError as error:
                 raise ValueError(f"{self.video} cannot be used: {error}.") from error
             if len(found) < frames:
@@ -86,7 +88,7 @@ class Files:
         for path, picture in zip(self.pictures, raw, strict=False):
             if picture.shape != raw[0].shape:
                 raise ValueError(f"{path} has not the size of the clip's first picture. A clip's pictures must be of one size.")
-        masks = np.stack([fit(mask, longest_side) for mask in flat]).astype(np.float32) / 255
+        masks = np.stack([fitted(mask, longest_side) for mask in flat]).astype(np.float32) / 255
         for path, mask, wide in zip(self.masks, masks, dilate(masks, MARGIN), strict=False):
             if not mask.any():
                 raise ValueError(
@@ -96,7 +98,7 @@ class Files:
                 raise ValueError(
                     f"{path} leaves no background within {MARGIN} pixels of the object, so there is none to judge. Take this clip out."
                 )
-        return np.stack([fit(picture, longest_side) for picture in raw]), masks
+        return np.stack([fitted(picture, longest_side) for picture in raw]), masks
 
 
 def read(path: Path) -> np.ndarray:
@@ -106,6 +108,11 @@ def read(path: Path) -> np.ndarray:
             return np.array(picture.convert("RGB"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}).") from error
+
+
+def fitted(picture: np.ndarray, longest_side: int) -> np.ndarray:
+    """A frame or a mask as Load Video would bring it to the model's size."""
+    return Fit(*picture.shape[:2], longest_side).apply(picture)
 
 
 def read_mask(path: Path, which: int) -> np.ndarray:

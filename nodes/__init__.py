@@ -19,12 +19,14 @@ from .sampler_select import BlendedSamplerSelect
 from .save_trajectory import SaveTrajectory
 from .save_video import SaveVideo
 from .temporal import TemporalAttention
+from .video_frames import VideoToFrames
 
 
 class BladeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoadVideo,
+            VideoToFrames,
             EncodeVideo,
             Prompt,
             TemporalAttention,

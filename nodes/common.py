@@ -15,6 +15,7 @@ from ..inversion.trajectory import Trajectory
 CATEGORY = "BLADE"
 CELL = 8  # pixels a side that one latent cell covers, in every VAE of the SD family
 TrajectorySocket = io.Custom("BLADE_TRAJECTORY")
+FitSocket = io.Custom("BLADE_FIT")  # a clip's source and the stretch of it that was read, which say how it was cropped or padded
 
 
 @contextmanager

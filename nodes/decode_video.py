@@ -5,10 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import InputImpl, io
 
 from ..host.vae import check_latent, check_vae, decode_chunks, fitting_chunk
-from ..video.save import FFV1, H264
+from ..video.load import Stretch
+from ..video.save import FFV1, GIF, H264, PRORES, VP9
+from ..video.source import Source
 from .common import CATEGORY, CELL, naming
 from .encode_video import chunk_input
-from .save_video import audio_input, file_inputs, write_video
+from .save_video import audio_input, file_inputs, fit_input, write_video
 
 TITLE = "Decode Video (BLADE)"
 
@@ -25,9 +27,10 @@ class DecodeVideo(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent", tooltip="The clip, one latent a frame."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE: SD1.5, SD2.x or SDXL."),
-                *file_inputs(H264, FFV1),
+                *file_inputs(H264, FFV1, VP9, PRORES, GIF),
                 chunk_input("decoded"),
                 audio_input(),
+                fit_input(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written.")],
             is_output_node=True,
@@ -35,19 +38,28 @@ class DecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, latent, vae, fps: float, filename_prefix: str, format: str, crf: int, chunk_frames: int, audio: dict | None = None
+        cls,
+        latent,
+        vae,
+        fps: float,
+        filename_prefix: str,
+        format: str,
+        crf: int,
+        chunk_frames: int,
+        audio: dict | None = None,
+        fit: tuple[Source, Stretch] | None = None,
     ) -> io.NodeOutput:
         samples = latent["samples"]
         with naming(TITLE, "latent"):
             check_latent(samples)
         with naming(TITLE, "vae"):
             check_vae(vae)
-        height, width = (side * CELL for side in samples.shape[-2:])
+        height, width = samples.shape[-2] * CELL, samples.shape[-1] * CELL
         chunk = chunk_frames or fitting_chunk(vae, "decode", (1, *samples.shape[1:]))
 
         def pictures():
             with naming(TITLE, "vae"):
                 yield from decode_chunks(vae, samples, chunk)
 
-        path, shown = write_video(TITLE, pictures(), height, width, fps, filename_prefix, format, crf, audio)
+        path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)

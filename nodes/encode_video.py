@@ -9,9 +9,10 @@ import torch
 from comfy_api.latest import io
 
 from ..host.vae import check_vae, encode_chunks, fitting_chunk
-from ..video.load import decode_frames, load_sound, probe
+from ..video.fit import CROP
+from ..video.load import Stretch, decode_frames, load_sound
 from .common import CATEGORY, naming
-from .load_video import check_file, file_stamp, reading, stretch_inputs, stretch_outputs, to_audio
+from .load_video import check_file, clip_source, file_stamp, reading, stretch_inputs, stretch_outputs, to_audio, video_input
 
 TITLE = "Encode Video (BLADE)"
 
@@ -27,6 +28,7 @@ class EncodeVideo(io.ComfyNode):
             "there together.",
             inputs=[
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE: SD1.5, SD2.x or SDXL."),
+                video_input(),
                 *stretch_inputs(),
                 chunk_input("encoded"),
             ],
@@ -46,22 +48,33 @@ class EncodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae, video: str, start_frame: int, frame_count: int, every_nth: int, longest_side: int, chunk_frames: int
+        cls,
+        vae,
+        video: str,
+        start_frame: int,
+        frame_count: int,
+        every_nth: int,
+        longest_side: int,
+        force_fps: float = 0.0,
+        sides: str = CROP,
+        chunk_frames: int = 0,
     ) -> io.NodeOutput:
         with naming(TITLE, "vae"):
             check_vae(vae)
-        with reading(TITLE, video) as path:
-            stretch = probe(path, start_frame, frame_count, every_nth, longest_side)
+        stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
+        with reading(TITLE, video):
+            source = clip_source(video)
+            size = stretch.fit(source).size
 
         def frames() -> Iterator[np.ndarray]:
-            with reading(TITLE, video) as path:
-                yield from decode_frames(path, start_frame, frame_count, every_nth, longest_side)
+            with reading(TITLE, video):
+                yield from decode_frames(source, stretch)
 
-        chunk = chunk_frames or fitting_chunk(vae, "encode", (1, 3, stretch.height, stretch.width))
-        samples = torch.cat(list(encode_chunks(vae, frames(), chunk, stretch.frames)))
-        with reading(TITLE, video) as path:
-            sound = load_sound(path, start_frame, len(samples), every_nth)
-        return io.NodeOutput({"samples": samples}, stretch.fps, to_audio(*sound), len(samples))
+        chunk = chunk_frames or fitting_chunk(vae, "encode", (1, 3, *size))
+        samples = torch.cat(list(encode_chunks(vae, frames(), chunk, stretch.expected(source))))
+        with reading(TITLE, video):
+            sound = load_sound(source, stretch, len(samples))
+        return io.NodeOutput({"samples": samples}, stretch.rate(source), to_audio(*sound), len(samples), (source, stretch))
 
 
 def chunk_input(done: str) -> io.Input:

@@ -1,4 +1,4 @@
-"""Load Video: a file of ComfyUI's input folder to frames, frame rate and sound."""
+"""Load Video: a clip of ComfyUI's input folder, a file or a folder of pictures, to frames, frame rate and sound."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import folder_paths
 from comfy_api.latest import io
 
-from ..video.load import load_clip
-from .common import CATEGORY
+from ..video.fit import CROP, PAD
+from ..video.load import Stretch, load_clip
+from ..video.source import PICTURES, Source, source_of_path
+from .common import CATEGORY, FitSocket
 
 TITLE = "Load Video (BLADE)"
 
@@ -23,7 +25,7 @@ class LoadVideo(io.ComfyNode):
             display_name=TITLE,
             category=CATEGORY,
             description="Reads a stretch of a video as frames whose sides are multiples of 8, with its frame rate and sound.",
-            inputs=stretch_inputs(),
+            inputs=[video_input(), *stretch_inputs()],
             outputs=[
                 io.Image.Output(display_name="frames", tooltip="[frames, height, width, 3], both sides multiples of 8."),
                 *stretch_outputs(),
@@ -39,23 +41,53 @@ class LoadVideo(io.ComfyNode):
         return file_stamp(video)
 
     @classmethod
-    def execute(cls, video: str, start_frame: int, frame_count: int, every_nth: int, longest_side: int) -> io.NodeOutput:
-        with reading(TITLE, video) as path:
-            clip = load_clip(path, start_frame, frame_count, every_nth, longest_side)
-        return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames))
+    def execute(
+        cls,
+        video: str,
+        start_frame: int,
+        frame_count: int,
+        every_nth: int,
+        longest_side: int,
+        force_fps: float = 0.0,
+        sides: str = CROP,
+    ) -> io.NodeOutput:
+        stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
+        with reading(TITLE, video):
+            source = clip_source(video)
+            clip = load_clip(source, stretch)
+        return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))
+
+
+def video_input() -> io.Input:
+    """A clip of the input folder."""
+    return io.Combo.Input(
+        "video",
+        options=clips_of_folder(folder_paths.get_input_directory()),
+        upload=io.UploadType.video,
+        tooltip="A video (also GIF) in ComfyUI's input folder, or a folder of pictures there; the button uploads a video.",
+    )
+
+
+def clips_of_folder(folder: str) -> list[str]:
+    """The names of its videos, and then of its folders that hold pictures, with a slash at the end."""
+    entries = list(os.scandir(folder))
+    files = [entry.name for entry in entries if entry.is_file()]
+    videos = folder_paths.filter_files_content_types(files, ["video"]) + [name for name in files if name.lower().endswith(".gif")]
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir() and holds_pictures(entry.path)]
+    return sorted(videos) + sorted(folders)
+
+
+def holds_pictures(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(PICTURES) for entry in entries)
+    except OSError:
+        return False
 
 
 def stretch_inputs() -> list[io.Input]:
-    """A video of the input folder and which of its frames to read, for every node that reads one."""
-    folder = folder_paths.get_input_directory()
-    names = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
+    """Which frames of a clip to read, and how, for every node that reads one."""
     return [
-        io.Combo.Input(
-            "video",
-            options=sorted(folder_paths.filter_files_content_types(names, ["video"])),
-            upload=io.UploadType.video,
-            tooltip="A video in ComfyUI's input folder; the button uploads one.",
-        ),
         io.Int.Input("start_frame", default=0, min=0, max=1_000_000, tooltip="The first frame to read, counted from 0."),
         io.Int.Input("frame_count", default=0, min=0, max=1_000_000, tooltip="How many frames to read at most. 0 reads to the end."),
         io.Int.Input("every_nth", default=1, min=1, max=1000, tooltip="Read every n-th frame only; the frame rate is divided by n."),
@@ -65,7 +97,22 @@ def stretch_inputs() -> list[io.Input]:
             min=0,
             max=8192,
             step=8,
-            tooltip="Scale so that the longer side has this many pixels. 0 keeps the size. The rest to a multiple of 8 is cropped.",
+            tooltip="Scale so that the longer side has this many pixels. 0 keeps the size.",
+        ),
+        io.Float.Input(
+            "force_fps",
+            default=0.0,
+            min=0.0,
+            max=1000.0,
+            step=0.001,
+            tooltip="Frames a second to read the clip at, before start_frame and every_nth count: frames are left out or repeated, and motion "
+            "and sound keep their pace. 0 takes the clip's own rate. A folder's pictures are all taken, at this rate (0: 24).",
+        ),
+        io.Combo.Input(
+            "sides",
+            options=[CROP, PAD],
+            tooltip="The model needs sides that are multiples of 8. Crop takes up to 7 pixels off, pad repeats the outermost ones. Either is "
+            "undone in the file if fit is connected to Save Video or Decode Video.",
         ),
     ]
 
@@ -76,29 +123,38 @@ def stretch_outputs() -> list[io.Output]:
         io.Float.Output(display_name="fps", tooltip="Frames a second of what was read."),
         io.Audio.Output(display_name="audio", tooltip="The sound of the same stretch; nothing if the file has none."),
         io.Int.Output(display_name="frame_count", tooltip="How many frames were read."),
+        FitSocket.Output(
+            display_name="fit", tooltip="How the sides became multiples of 8, for Save Video or Decode Video, which undo it in the file."
+        ),
     ]
 
 
 def check_file(title: str, video: str) -> bool | str:
-    """True, or the sentence that refuses a file that is not there."""
+    """True, or the sentence that refuses a clip that is not there."""
     if not folder_paths.exists_annotated_filepath(video):
-        return f"{title}, input video: there is no file {video!r} in ComfyUI's input folder. Upload it, or choose another."
+        return f"{title}, input video: there is no clip {video!r} in ComfyUI's input folder. Upload it, or choose another."
     return True
 
 
 def file_stamp(video: str) -> str:
-    """Changes when the file does."""
-    status = os.stat(folder_paths.get_annotated_filepath(video))
-    return f"{status.st_mtime_ns} {status.st_size}"
+    """Changes when the file does, or one in the folder."""
+    path = folder_paths.get_annotated_filepath(video)
+    status = [os.stat(path), *(entry.stat() for entry in os.scandir(path))] if os.path.isdir(path) else [os.stat(path)]
+    return " ".join(f"{one.st_mtime_ns} {one.st_size}" for one in status)
+
+
+def clip_source(video: str) -> Source:
+    """A clip of the input folder. Raises ValueError for one that cannot be read."""
+    return source_of_path(folder_paths.get_annotated_filepath(video))
 
 
 @contextmanager
-def reading(title: str, video: str) -> Iterator[str]:
-    """The path of a file of the input folder; errors raised while it is read name the node, the input and the file."""
+def reading(title: str, video: str) -> Iterator[None]:
+    """Errors raised while a clip of the input folder is read name the node, the input and the clip."""
     try:
-        yield folder_paths.get_annotated_filepath(video)
+        yield
     except ValueError as error:
-        raise ValueError(f"{title}, input video: {video!r} cannot be used: {error}. Choose another file or stretch.") from error
+        raise ValueError(f"{title}, input video: {video!r} cannot be used: {error}. Choose another clip or stretch.") from error
 
 
 def to_audio(waveform, sample_rate: int) -> dict | None:

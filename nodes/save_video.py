@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..host.job import frame_ticks
-from ..video.save import FFV1, H264, PNG, SUFFIX, check_fps, check_sides, check_sound, save_video
-from .common import CATEGORY, naming
+from ..video.load import Stretch, restored, restored_size
+from ..video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, check_fps, check_sides, check_sound, save_video
+from ..video.source import Source
+from .common import CATEGORY, FitSocket, naming
 from .save_trajectory import place
 
 TITLE = "Save Video (BLADE)"
 MOST_SHOWN = 16  # PNG frames in the node itself; the folder has all
 TOLD = {
     H264: "mp4 plays everywhere.",
+    VP9: "webm plays in browsers and is smaller.",
+    PRORES: "mov is for editing programs, with 10 bits; browsers do not show it.",
+    GIF: "gif has 256 colours a frame and no sound.",
     FFV1: "mkv keeps every bit of the frames, for further work; browsers do not show it.",
     PNG: "PNG frames: a folder of pictures that keeps every bit too, with the sound beside them and without the frame rate.",
 }
@@ -33,16 +39,24 @@ class SaveVideo(io.ComfyNode):
             description="Writes frames to ComfyUI's output folder: H.264 with the colours of HD video (BT.709, tagged), or lossless.",
             inputs=[
                 io.Image.Input("frames", tooltip="The clip, such as Pixel Composite's."),
-                *file_inputs(H264, FFV1, PNG),
+                *file_inputs(H264, FFV1, PNG, VP9, PRORES, GIF),
                 audio_input(),
+                fit_input(),
             ],
-            outputs=[],
+            outputs=[io.Video.Output(display_name="video", tooltip="The file that was written, for core's video nodes.")],
             is_output_node=True,
         )
 
     @classmethod
     def execute(
-        cls, frames: torch.Tensor, fps: float, filename_prefix: str, format: str, crf: int, audio: dict | None = None
+        cls,
+        frames: torch.Tensor,
+        fps: float,
+        filename_prefix: str,
+        format: str,
+        crf: int,
+        audio: dict | None = None,
+        fit: tuple[Source, Stretch] | None = None,
     ) -> io.NodeOutput:
         with naming(TITLE, "frames"):
             check_pictures(frames)
@@ -53,8 +67,14 @@ class SaveVideo(io.ComfyNode):
                 tick()
                 yield (frame[None].float().cpu().clamp(0, 1) * 255).round().byte().numpy()
 
-        _, shown = write_video(TITLE, pictures(), height, width, fps, filename_prefix, format, crf, audio)
-        return io.NodeOutput(ui=shown)
+        path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit)
+        if format == PNG:  # a folder is no VIDEO
+            video = InputImpl.VideoFromComponents(
+                Types.VideoComponents(images=frames, audio=audio, frame_rate=Fraction(fps).limit_denominator(10_000))
+            )
+        else:
+            video = InputImpl.VideoFromFile(str(path))
+        return io.NodeOutput(video, ui=shown)
 
 
 def file_inputs(*forms: str) -> list[io.Input]:
@@ -74,7 +94,7 @@ def file_inputs(*forms: str) -> list[io.Input]:
             default=16,
             min=0,
             max=51,
-            tooltip="Quality of H.264 only: lower is better and larger, 16 looks like the original. Not used by lossless formats.",
+            tooltip="Quality of H.264 and VP9: lower is better and larger, 16 looks like the original. Other formats do not use it.",
         ),
     ]
 
@@ -83,28 +103,40 @@ def audio_input() -> io.Input:
     return io.Audio.Input("audio", optional=True, tooltip="Sound for the file; what lasts longer than the frames is cut.")
 
 
+def fit_input() -> io.Input:
+    return FitSocket.Input(
+        "fit",
+        optional=True,
+        tooltip="The fit of Load Video or Encode Video: the file gets the clip's own size back. What was padded is cut off, and what was cropped is "
+        "read from the clip again.",
+    )
+
+
 def write_video(
     title: str,
     chunks: Iterable[np.ndarray],
-    height: int,
-    width: int,
+    size: tuple[int, int],
     fps: float,
     filename_prefix: str,
     format: str,
     crf: int,
     audio: dict | None,
+    fit: tuple[Source, Stretch] | None,
 ) -> tuple[Path, ui.PreviewVideo | ui.SavedImages]:
-    """Writes chunks of frames, uint8 RGB [frames, height, width, 3], by what file_inputs and audio_input gave. Returns the file or folder,
-    and what the page shows of it. Everything is checked before the first chunk is asked for; errors name the node and the input."""
+    """Writes chunks of frames, uint8 RGB [frames, height, width, 3], by what file_inputs, audio_input and fit_input gave. size: height and width.
+    Returns the file or folder, and what the page shows of it. Everything is checked before the first chunk is asked for; errors name the node and the input."""
     with naming(title, "fps"):
         check_fps(fps)
+    if fit:
+        with naming(title, "fit"):
+            size, chunks = restored_size(size, *fit), restored(chunks, *fit)
     with naming(title, "format"):
-        check_sides(format, height, width)
+        check_sides(format, *size)
     waveform, sample_rate = (audio["waveform"][0], audio["sample_rate"]) if audio else (None, 0)
     with naming(title, "audio"):
         check_sound(waveform, sample_rate)
     with naming(title, "filename_prefix"):
-        folder, name, counter, subfolder = place(filename_prefix, width, height)
+        folder, name, counter, subfolder = place(filename_prefix, size[1], size[0])
     path = Path(folder, f"{name}_{counter:05}_{SUFFIX[format]}")
     written = save_video(path, chunks, fps, format, crf, waveform, sample_rate)
     if format != PNG:

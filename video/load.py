@@ -1,18 +1,56 @@
-"""Reads a stretch of a video file: frame by frame, or whole with its sound; never more of the file in memory than is asked for."""
+"""Reads a stretch of a clip: frame by frame, or whole with its sound; never more of it in memory than is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-import av
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-PREROLL = 0.5  # seconds of sound decoded before a stretch: MP3 and AAC frames need those before them
+from .fit import CROP, PAD, Fit
+from .source import Shown, Source, source_of_path
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Which frames of a clip are read, and how: start, start + every_nth, ..., `count` of them (0: to the end), fitted as `Fit` says.
+
+    fps: frames a second from which they are counted (0: the clip's own on average). Where the clip has another rate, or one that varies,
+    frames are left out or repeated so that each is seen at its time: sound and motion keep their pace. Pictures of a folder have no times:
+    all of them are shown at this rate."""
+
+    start: int = 0
+    count: int = 0
+    every_nth: int = 1
+    longest_side: int = 0
+    fps: float = 0.0
+    sides: str = CROP
+
+    def counted(self, source: Source) -> float:
+        """Frames a second that `start` and `every_nth` count in."""
+        return self.fps or source.fps
+
+    def rate(self, source: Source) -> float:
+        """Frames a second of what is read."""
+        return self.counted(source) / self.every_nth
+
+    def fit(self, source: Source) -> Fit:
+        """Raises ValueError for frames that are too small."""
+        return Fit(source.height, source.width, self.longest_side, self.sides)
+
+    def expected(self, source: Source) -> int | None:
+        """How many frames decoding will give; None where the header has no length."""
+        if not source.frames:
+            return self.count or None
+        total = round(source.frames * self.counted(source) / source.fps) if source.timed else source.frames
+        frames = max(0, -(-(total - self.start) // self.every_nth))
+        return min(frames, self.count) if self.count else frames
+
+
+WHOLE = Stretch()
 
 
 @dataclass(frozen=True)
@@ -25,141 +63,115 @@ class Clip:
     sample_rate: int
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """What a file's header says of a stretch: frames that decoding will give (an estimate; None where the header has no length),
-    their size after fitting, and their fps."""
-
-    frames: int | None
-    height: int
-    width: int
-    fps: float
-
-
-def load_clip(path: str, start: int = 0, count: int = 0, every_nth: int = 1, longest_side: int = 0) -> Clip:
-    """The frames of `decode_frames` and the sound of the same stretch. Raises ValueError as that does."""
-    pictures = list(decode_frames(path, start, count, every_nth, longest_side))
+def load_clip(source: Source | str, stretch: Stretch = WHOLE) -> Clip:
+    """The frames of `decode_frames` and the sound of the same stretch. A text is a path. Raises ValueError as those do."""
+    source = source_of_path(source) if isinstance(source, str) else source
+    pictures = list(decode_frames(source, stretch))
     frames = torch.empty(len(pictures), *pictures[0].shape)
     for frame, picture in zip(frames, pictures, strict=True):
         frame.copy_(torch.from_numpy(picture))
-    waveform, sample_rate = load_sound(path, start, len(pictures), every_nth)
-    return Clip(frames.div_(255), probe(path, every_nth=every_nth).fps, waveform, sample_rate)
+    waveform, sample_rate = load_sound(source, stretch, len(pictures))
+    return Clip(frames.div_(255), stretch.rate(source), waveform, sample_rate)
 
 
-def decode_frames(path: str, start: int = 0, count: int = 0, every_nth: int = 1, longest_side: int = 0) -> Iterator[np.ndarray]:
-    """Frames start, start + every_nth, ... (count of them; 0: to the end), one at a time, scaled so that the longest side has
-    `longest_side` pixels (0: as it is) and cropped from the centre to multiples of 8. Yields uint8 RGB [height, width, 3]
+def decode_frames(source: Source, stretch: Stretch = WHOLE) -> Iterator[np.ndarray]:
+    """The stretch's frames, one at a time, with sides that are multiples of 8: RGB [height, width, 3], uint8, or float32 in 0..255 where the
+    source holds such.
 
-    Frames are counted from the file's beginning, so those before `start` are decoded too, but not kept.
-    Raises ValueError for a file that cannot be decoded, holds no video, changes its size, or has no frame in that stretch."""
-    with opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        total, given, shape = 0, 0, None
-        for frame in container.decode(stream):
-            if total >= start and (total - start) % every_nth == 0:
-                picture = fit(to_rgb(frame), longest_side)
-                shape = shape or picture.shape
-                if picture.shape != shape:
-                    raise ValueError(
-                        f"its size changes at frame {total}, from {shape[1]}x{shape[0]} to {picture.shape[1]}x{picture.shape[0]} pixels"
-                    )
-                yield picture
-                given += 1
-            total += 1
-            if count and given == count:
-                return
-        if not given:
-            raise ValueError(f"it has {total} frames, and none of them lies in the stretch that begins at frame {start}")
+    Frames are counted from the clip's beginning, so those before `start` are decoded too, but not kept.
+    Raises ValueError for a file that cannot be decoded, a size that changes, and a stretch that holds no frame."""
+    return pictures_of(source, stretch, stretch.fit(source).apply)
 
 
-def probe(path: str, start: int = 0, count: int = 0, every_nth: int = 1, longest_side: int = 0) -> Stretch:
-    """What `decode_frames` will give, as far as can be told without decoding. Raises ValueError for a file that cannot be opened,
-    holds no video, or whose frames are too small."""
-    with opened(path) as (container, stream):
-        rate, total = frame_rate(stream), stream.frames
-        if not total and container.duration:
-            total = round(container.duration / av.time_base * rate)
-        frames = max(0, -(-(total - start) // every_nth)) if total else None
-        if count:
-            frames = count if frames is None else min(frames, count)
-        height, width = fitted_size(stream.height, stream.width, longest_side)
-    return Stretch(frames, height // 8 * 8, width // 8 * 8, rate / every_nth)
+def pictures_of(source: Source, stretch: Stretch, fitted) -> Iterator[np.ndarray]:
+    """The stretch's pictures, each as `fitted` makes it from the source's."""
+    total, given, size = 0, 0, (source.height, source.width)
+    for number, shown in enumerate(at_rate(source, stretch)):
+        total = number + 1
+        if number >= stretch.start and (number - stretch.start) % stretch.every_nth == 0:
+            picture = shown.picture()
+            if picture.shape[:2] != size:
+                rows, columns = picture.shape[:2]
+                raise ValueError(f"its size changes at frame {number}, from {size[1]}x{size[0]} to {columns}x{rows} pixels")
+            yield fitted(picture)
+            given += 1
+        if stretch.count and given == stretch.count:
+            return
+    if not given:
+        raise ValueError(f"it has {total} frames, and none of them lies in the stretch that begins at frame {stretch.start}")
 
 
-@contextmanager
-def opened(path: str) -> Iterator[tuple]:
-    """The file's container and its first video stream. What FFmpeg cannot do with it becomes a ValueError."""
-    try:
-        with av.open(path, metadata_errors="ignore") as container:  # a title in an old character set is no reason to refuse a film
-            if not container.streams.video:
-                raise ValueError("the file holds no video stream")
-            yield container, container.streams.video[0]
-    except av.FFmpegError as error:
-        raise ValueError(f"the file cannot be decoded as video ({error.strerror})") from error
+def at_rate(source: Source, stretch: Stretch) -> Iterator[Shown]:
+    """The source's frames at an even rate, that from which the stretch counts."""
+    if not source.timed:
+        return source.shown()
+    forced = stretch.fps and stretch.fps != source.fps
+    return at_even_times(source.shown(), stretch.counted(source), 0.0 if forced else 1.0 if source.even else 0.5)
 
 
-def frame_rate(stream) -> float:
-    """Frames a second of the whole stream."""
-    return float(stream.average_rate or stream.guessed_rate or 24)
+def at_even_times(shown: Iterable[Shown], fps: float, patience: float) -> Iterator[Shown]:
+    """Frames for the times 0, 1/fps, 2/fps, ...: each that is shown is given for the time that its own is nearest to, repeated over times
+    that no other is near to, and left out where it is too late for the one that is next.
+
+    patience: frames by which one may be early or late beyond the half that rounds before that happens, so that a rate which wavers about
+    fps loses none. After FFmpeg's -fps_mode cfr, whose patience is 0.6."""
+    slack, given, last = 0.5 + patience - 1e-6, 0, None
+
+    def repeats(due: float) -> int:
+        return round(due - given) if last and due - given > slack else 0
+
+    for frame, final in with_end(shown):
+        due, end = frame.begin * fps, (frame.begin + frame.duration) * fps
+        for _ in range(repeats(due)):
+            yield last
+            given += 1
+        if last is None or (due - given >= -slack and not (final and given >= end + slack - 0.5)):
+            yield frame
+            given += 1
+        last = frame
+        for _ in range(repeats(end) if final else 0):
+            yield frame
+            given += 1
 
 
-def to_rgb(frame) -> np.ndarray:
-    """uint8 RGB [height, width, 3] of a decoded frame, by the matrix and the range that its file names."""
-    # Old PyAV decodes everything as BT.601 unless source and destination are told apart here; new PyAV does the same without being told.
-    told = {"src_colorspace": frame.colorspace, "dst_colorspace": "ITU601", "src_color_range": frame.color_range, "dst_color_range": "JPEG"}
-    return frame.reformat(format="rgb24", **told).to_ndarray()
+def with_end(shown: Iterable[Shown]) -> Iterator[tuple[Shown, bool]]:
+    """Each frame, and whether it is the last."""
+    frames = iter(shown)
+    frame = next(frames, None)
+    while frame is not None:
+        following = next(frames, None)
+        yield frame, following is None
+        frame = following
 
 
-def fit(picture: np.ndarray, longest_side: int) -> np.ndarray:
-    """Scales to the longest side (0: not at all), then crops from the centre to multiples of 8. [height, width, 3] uint8
-
-    Raises ValueError for a picture that has fewer than 8 pixels on a side."""
-    height, width = fitted_size(picture.shape[0], picture.shape[1], longest_side)
-    if longest_side:
-        smaller = longest_side < max(picture.shape[:2])
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-    rows, columns = height // 8 * 8, width // 8 * 8
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return np.ascontiguousarray(picture[top : top + rows, left : left + columns])
+def load_sound(source: Source, stretch: Stretch, frames: int) -> tuple[Tensor | None, int]:
+    """The sound while `frames` frames of a stretch are shown: fp32 [channels, samples], shorter where it ends earlier, and its sample rate.
+    (None, 0) without any. Raises ValueError for a file that cannot be decoded."""
+    begin, rate = stretch.start / stretch.counted(source), stretch.rate(source)
+    samples, sample_rate = source.sound(begin, begin + frames / rate)
+    return (None if samples is None else torch.from_numpy(samples)), sample_rate
 
 
-def fitted_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
-    """Height and width after scaling, before the crop. Raises ValueError under 8 pixels."""
-    if longest_side:
-        scale = longest_side / max(height, width)
-        height, width = max(8, round(height * scale)), max(8, round(width * scale))
-    if min(height, width) < 8:
-        raise ValueError(f"its frames are {width}x{height} pixels; both sides must have at least 8")
-    return height, width
+def restored_size(size: tuple[int, int], source: Source, stretch: Stretch) -> tuple[int, int]:
+    """Height and width that `restored` gives frames of `size`. Raises ValueError for frames that are not of the stretch's size."""
+    fit = stretch.fit(source)
+    if size != fit.size:
+        raise ValueError(
+            f"the frames are {size[1]}x{size[0]} pixels, but this is the fit of a clip that was read at {fit.size[1]}x{fit.size[0]}"
+        )
+    return fit.scaled
 
 
-def load_sound(path: str, start: int, frames: int, every_nth: int = 1) -> tuple[Tensor | None, int]:
-    """The first audio stream while `frames` frames are shown, of which `start` is the first and every n-th is taken: fp32
-    [channels, samples], shorter where the sound ends earlier, and its sample rate. (None, 0) without an audio stream.
+def restored(chunks: Iterable[np.ndarray], source: Source, stretch: Stretch) -> Iterator[np.ndarray]:
+    """An edited clip's chunks, uint8 [frames, height, width, 3], at the size that the source's frames had before they were cropped or padded.
 
-    Reads the file from shortly before the stretch to its end. Raises ValueError for a file that cannot be decoded."""
-    with opened(path) as (container, video):
-        if not container.streams.audio:
-            return None, 0
-        stream, rate = container.streams.audio[0], frame_rate(video)
-        first, last = (round(frame / rate * stream.rate) for frame in (start, start + frames * every_nth))
-        origin = float((video.start_time or 0) * video.time_base)  # frame 0 is shown then, which in some containers is not at 0
-        if start / rate > PREROLL:
-            container.seek(int((origin + start / rate - PREROLL) / stream.time_base), stream=stream)
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-        samples = np.zeros((stream.channels, last - first), np.float32)
-        position = end = None
-        for frame in container.decode(stream):
-            if position is None:  # only once: the times of later frames are rounded to milliseconds in some containers
-                position = round(((frame.time or 0) - origin) * stream.rate) - first
-            for piece in (heard.to_ndarray() for heard in resampler.resample(frame)):
-                begin, stop = max(position, 0), min(position + piece.shape[1], last - first)
-                if begin < stop:
-                    samples[:, begin:stop] = piece[:, begin - position : stop - position]
-                    end = stop
-                position += piece.shape[1]
-            if position >= last - first:
-                break
-    if end is None:
-        return None, 0
-    return torch.from_numpy(samples[:, :end].copy() if end < samples.shape[1] else samples), int(stream.rate)
+    What was cropped is the source's own again: its frames are read once more, in step. Raises ValueError for more frames than it has."""
+    fit = stretch.fit(source)
+    cropped = stretch.sides != PAD and fit.size != fit.scaled
+    own = pictures_of(source, stretch, fit.scale) if cropped else None
+    for chunk in chunks:
+        pictures = list(islice(own, len(chunk))) if own else []
+        if own and len(pictures) < len(chunk):
+            raise ValueError("there are more frames than in the clip that this is the fit of")
+        sources = np.stack(pictures).round().clip(0, 255).astype(np.uint8) if pictures else None
+        yield fit.undo(chunk, sources)

@@ -7,20 +7,25 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import av
+import av.filter
 import cv2
 import numpy as np
 from torch import Tensor
 
+from .source import EXACT
+
 H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"
-SUFFIX = {H264: ".mp4", FFV1: ".mkv", PNG: ""}  # of a file's name, or of a folder's
+PRORES, VP9, GIF = "mov (ProRes 422 HQ)", "webm (VP9)", "gif"
+SUFFIX = {H264: ".mp4", FFV1: ".mkv", PRORES: ".mov", VP9: ".webm", GIF: ".gif", PNG: ""}  # of a file's name, or of a folder's
 LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1")  # FFmpeg's own choice for 1 to 7 channels; PyAV carries no 8
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # ISO/IEC 14496-3, table 1.18
+OPUS_RATES = (48000, 24000, 16000, 12000, 8000)  # RFC 6716, section 2.1.3
 
 
 def save_video(
@@ -34,8 +39,11 @@ def save_video(
 ) -> int:
     """Encodes chunks of frames to `target` and returns how many frames there were.
 
-    chunks: uint8 RGB [frames, height, width, 3] each, all of one size; even sides for H.264.
+    chunks: uint8 RGB [frames, height, width, 3] each, all of one size; even sides for H.264, VP9 and ProRes.
     form: "mp4 (H.264)": yuv420p, BT.709, limited range, tagged so, with AAC; crf 0..51, less is better.
+        "webm (VP9)": the same colours, with Opus; crf as for H.264.
+        "mov (ProRes 422 HQ)": yuv422p10, the same colours in 10 bits, with PCM of 24 bits.
+        "gif": 256 colours a frame, no sound; its clock knows hundredths of a second.
         "mkv (FFV1, lossless)": the same RGB bits come back, and the same sound (PCM, fp32).
         "PNG frames (lossless)": a folder of 00000.png, 00001.png and so on, with the sound as sound.wav (PCM, fp32).
     waveform: [channels, samples] in -1..1 at sample_rate, cut at the last frame's end.
@@ -71,10 +79,10 @@ def save_video(
 
 
 def write_file(path: Path, form: str, pictures: Iterable[np.ndarray], size, rate: Fraction, crf: int, waveform, sample_rate: int) -> int:
-    container, options = ("mp4", {"movflags": "+faststart"}) if form == H264 else ("matroska", {})
-    with av.open(str(path), "w", format=container, options=options) as file:
-        video = Pictures(file, form, size, rate, crf)
-        sound = Sound(file, form, waveform, sample_rate) if waveform is not None else None
+    coding = CODING[form]
+    with av.open(str(path), "w", format=coding.container, options=coding.muxing) as file:
+        video = Pictures(file, coding, size, rate, crf)
+        sound = Sound(file, coding, waveform, sample_rate) if waveform is not None and coding.sound else None
         for picture in pictures:
             video.write(picture)
             if sound:
@@ -95,7 +103,7 @@ def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fractio
         written += 1
     if waveform is not None:
         with av.open(str(path / "sound.wav"), "w", format="wav") as file:
-            sound = Sound(file, PNG, waveform, sample_rate)
+            sound = Sound(file, LOSSLESS, waveform, sample_rate)
             sound.write(written / rate)
             sound.finish()
     return written
@@ -121,9 +129,9 @@ def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
 
 def check_sides(form: str, height: int, width: int) -> None:
     """Raises ValueError for frames that the form does not take."""
-    if form == H264 and (height % 2 or width % 2):
+    if form in (H264, VP9, PRORES) and (height % 2 or width % 2):
         raise ValueError(
-            f"H.264 takes frames with even sides, and these are {width}x{height} pixels; crop them, or choose a lossless format"
+            f"{form} takes frames with even sides, and these are {width}x{height} pixels; crop them, or choose a lossless format"
         )
 
 
@@ -141,27 +149,57 @@ def check_chunk(chunk: np.ndarray) -> np.ndarray:
     return chunk
 
 
+@dataclass(frozen=True)
+class Coding:
+    """How a file is written. pixels: FFmpeg's name of the pixel format. tagged: as BT.709 in limited range, and converted so. rates: those
+    of samples that the sound's codec takes (none: any; others become 48000). sound: its codec; none: no sound."""
+
+    container: str
+    video: str
+    pixels: str
+    tagged: bool
+    sound: str
+    rates: tuple[int, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+    muxing: dict[str, str] = field(default_factory=dict)
+
+
+LOSSLESS = Coding("matroska", "ffv1", "bgr0", False, "pcm_f32le", options={"level": "3", "slicecrc": "1"})
+CODING = {
+    H264: Coding("mp4", "libx264", "yuv420p", True, "aac", AAC_RATES, muxing={"movflags": "+faststart"}),
+    # a rate of 0 leaves the quality to crf alone; without row-mt and a faster setting VP9 takes ten times as long for the same picture
+    VP9: Coding("webm", "libvpx-vp9", "yuv420p", True, "libopus", OPUS_RATES, options={"b": "0", "row-mt": "1", "cpu-used": "4"}),
+    # profile 3 is HQ; by name it is known to newer FFmpeg only
+    PRORES: Coding("mov", "prores_ks", "yuv422p10le", True, "pcm_s24le", options={"profile": "3", "vendor": "apl0"}),
+    GIF: Coding("gif", "gif", "pal8", False, ""),
+    FFV1: LOSSLESS,
+}
+
+
 class Pictures:
     """The video stream of a file that is being written."""
 
-    def __init__(self, file, form: str, size: tuple[int, ...], rate: Fraction, crf: int):
-        self.file, self.size, self.rate, self.written = file, size, rate, 0
-        if form == H264:
-            self.stream = file.add_stream("libx264", rate=self.rate, options={"crf": str(crf)})
-            self.layout: dict[str, Any] = {"format": "yuv420p", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
+    def __init__(self, file, coding: Coding, size: tuple[int, ...], rate: Fraction, crf: int):
+        self.file, self.coding, self.size, self.rate, self.written = file, coding, size, rate, 0
+        options = coding.options | ({"crf": str(crf)} if coding.video in ("libx264", "libvpx-vp9") else {})
+        self.stream = file.add_stream(coding.video, rate=rate, options=options)
+        self.stream.height, self.stream.width = size
+        self.stream.pix_fmt = coding.pixels
+        if coding.tagged:
             context = self.stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
             context.color_range = 1  # limited
-        else:
-            self.stream = file.add_stream("ffv1", rate=self.rate, options={"level": "3", "slicecrc": "1"})
-            self.layout = {"format": "bgr0"}
-        self.stream.height, self.stream.width = size
-        self.stream.pix_fmt = self.layout["format"]
+        self.palettes = Palettes(size, rate) if coding.pixels == "pal8" else None
 
     def write(self, picture: np.ndarray) -> None:
         """picture: uint8 RGB [height, width, 3]"""
         check_size(picture, self.size, self.written)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(**self.layout)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        if self.palettes:
+            frame = self.palettes.apply(frame)
+        else:
+            wanted = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"} if self.coding.tagged else {}
+            frame = frame.reformat(format=self.coding.pixels, interpolation=EXACT, **wanted)
         frame.pts, frame.time_base = self.written, 1 / self.rate
         self.file.mux(self.stream.encode(frame))
         self.written += 1
@@ -170,15 +208,39 @@ class Pictures:
         self.file.mux(self.stream.encode())
 
 
+class Palettes:
+    """Turns each frame into 256 colours of its own choice, as GIF takes them."""
+
+    def __init__(self, size: tuple[int, ...], rate: Fraction):
+        self.graph = av.filter.Graph()
+        height, width = size
+        source = self.graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
+        split, chosen = self.graph.add("split"), self.graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+        used, sink = self.graph.add("paletteuse", "new=1"), self.graph.add("buffersink")
+        source.link_to(split)
+        split.link_to(used, 0, 0)
+        split.link_to(chosen, 1, 0)
+        chosen.link_to(used, 0, 1)
+        used.link_to(sink)
+        self.graph.configure()
+        self.given = 0
+
+    def apply(self, frame):
+        frame.pts = self.given
+        self.given += 1
+        self.graph.push(frame)
+        return self.graph.pull()
+
+
 class Sound:
     """The audio stream of a file that is being written; fed in step with the pictures, so that both lie side by side in the file."""
 
-    def __init__(self, file, form: str, waveform: Tensor, sample_rate: int):
+    def __init__(self, file, coding: Coding, waveform: Tensor, sample_rate: int):
         self.file, self.rate, self.written = file, sample_rate, 0
         self.samples = waveform.float().cpu().numpy()
         self.layout = LAYOUTS[len(waveform) - 1]
-        codec, rate = ("aac", sample_rate if sample_rate in AAC_RATES else 48000) if form == H264 else ("pcm_f32le", sample_rate)
-        self.stream = file.add_stream(codec, rate=rate, layout=self.layout)
+        rate = sample_rate if not coding.rates or sample_rate in coding.rates else 48000
+        self.stream = file.add_stream(coding.sound, rate=rate, layout=self.layout)
 
     def write(self, until: Fraction) -> None:
         """Encodes what is heard before that time in seconds."""

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from blade.video.load import load_clip
+from blade.video.load import Stretch, load_clip
 from demo import clips
+from demo.graphs import with_defaults
 
 CLIP = "blade_red_circle"
 FFV1, H264 = "mkv (FFV1, lossless)", "mp4 (H.264)"
@@ -33,7 +34,8 @@ def doors(comfy, tmp_path, monkeypatch):
     shutil.copy(clips.path(CLIP), tmp_path / "input")
 
     def encode(vae, video=f"{CLIP}.mp4", start=0, count=0, every_nth=1, side=0, chunk=0):
-        return torch.inference_mode()(blade.nodes.encode_video.EncodeVideo.execute)(vae, video, start, count, every_nth, side, chunk).result
+        execute = torch.inference_mode()(blade.nodes.encode_video.EncodeVideo.execute)
+        return execute(vae, video, start, count, every_nth, side, chunk_frames=chunk).result
 
     def decode(latent, vae, fps=8.0, prefix="video/blade", form=FFV1, crf=16, chunk=0, audio=None):
         return torch.inference_mode()(blade.nodes.decode_video.DecodeVideo.execute)(latent, vae, fps, prefix, form, crf, chunk, audio)
@@ -55,13 +57,13 @@ def written(doors):
 
 @pytest.mark.parametrize("chunk", [0, 5])
 def test_encoding_in_chunks_is_encoding_the_whole_clip(doors, vae, whole, chunk):
-    latent, fps, audio, count = doors.encode(vae, chunk=chunk)
+    latent, fps, audio, count, _ = doors.encode(vae, chunk=chunk)
     torch.testing.assert_close(latent["samples"], whole[1], rtol=1e-5, atol=1e-5)
     assert (fps, audio, count) == (8, None, 12)
 
 
 def test_encoding_takes_the_stretch_that_load_video_takes(doors, vae, whole):
-    latent, fps, _, count = doors.encode(vae, start=1, count=4, every_nth=3, chunk=3)
+    latent, fps, _, count, _ = doors.encode(vae, start=1, count=4, every_nth=3, chunk=3)
     torch.testing.assert_close(latent["samples"], whole[1][[1, 4, 7, 10]], rtol=1e-5, atol=1e-5)
     assert (fps, count) == (pytest.approx(8 / 3), 4)
 
@@ -113,7 +115,7 @@ def test_sound_goes_through_both_doors(doors, vae, whole):
     sound = torch.rand(2, 12000) - 0.5
     doors.decode({"samples": whole[1][:6]}, vae, audio={"waveform": sound[None], "sample_rate": 16000})
     shutil.copy(doors.output / "video" / "blade_00001_.mkv", doors.input)
-    _, fps, audio, _ = doors.encode(vae, "blade_00001_.mkv", start=2, count=4)
+    _, fps, audio, _, _ = doors.encode(vae, "blade_00001_.mkv", start=2, count=4)
     assert fps == 8
     assert torch.equal(audio["waveform"], sound[None, :, 4000:12000])
 
@@ -239,11 +241,11 @@ def graph():
 
 
 def test_a_file_goes_through_both_doors_on_the_server(server, graph):
-    outcome = server.run(graph)
+    outcome = server.run(with_defaults(graph, server.object_info()))
     assert outcome.error is None
     (video,) = outcome.outputs["decode"]["images"]
     clip = load_clip(str(server.base / video["type"] / video["subfolder"] / video["filename"]))
-    source = load_clip(str(clips.path(CLIP)), start=2)
+    source = load_clip(str(clips.path(CLIP)), Stretch(2))
     assert clip.frames.shape == (10, 128, 128, 3)
     assert clip.fps == 8
     assert (clip.frames - source.frames).abs().mean() < 0.05
@@ -252,7 +254,7 @@ def test_a_file_goes_through_both_doors_on_the_server(server, graph):
 
 def test_a_missing_file_is_refused_before_anything_runs(server, graph):
     graph["encode"]["inputs"]["video"] = "nowhere.mp4"
-    outcome = server.run(graph)
+    outcome = server.run(with_defaults(graph, server.object_info()))
     assert outcome.error_node == "encode"
     assert "Encode Video (BLADE), input video" in outcome.error
     assert not outcome.outputs

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from blade.video.load import decode_frames, fit, load_clip, load_sound, probe
+from blade.video.load import Stretch, decode_frames, load_clip, load_sound
 from blade.video.save import FFV1, save_video
+from blade.video.source import Film
 
 
 def write_clip(path, frames=10, size=(48, 32), fps=Fraction(8), sound=False):
@@ -43,14 +44,14 @@ def test_a_whole_clip_comes_back_in_order_with_its_rate(tmp_path):
 
 
 def test_start_count_and_every_nth_choose_frames(tmp_path):
-    clip = load_clip(write_clip(tmp_path / "a.mp4"), start=1, count=3, every_nth=3)
+    clip = load_clip(write_clip(tmp_path / "a.mp4"), Stretch(start=1, count=3, every_nth=3))
     assert values(clip) == [1, 4, 7]
     assert clip.fps == pytest.approx(8 / 3)
 
 
 def test_sound_is_cut_to_the_same_stretch(tmp_path):
     path = write_clip(tmp_path / "a.mp4", frames=16, sound=True)
-    whole, part = load_clip(path), load_clip(path, start=4, count=8)
+    whole, part = load_clip(path), load_clip(path, Stretch(start=4, count=8))
     assert part.sample_rate == 16000
     assert part.waveform.shape == (1, 16000)  # 8 of 8 frames a second
     assert torch.equal(part.waveform, whole.waveform[:, 8000:24000])
@@ -65,13 +66,13 @@ def write_noise(path, seconds=4, rate=16000):
 
 def test_sound_far_into_the_file_is_the_same_as_when_all_was_read(tmp_path):
     path, sound = write_noise(tmp_path / "a.mkv")
-    part, _ = load_sound(path, start=16, frames=3, every_nth=2)
+    part, _ = load_sound(Film(path), Stretch(16, every_nth=2), 3)
     assert torch.equal(part, sound[:, 32000:44000])
 
 
 def test_compressed_sound_far_into_the_file_is_the_same_as_when_all_was_read(tmp_path):
     path = write_clip(tmp_path / "a.mp4", frames=40, sound=True)
-    torch.testing.assert_close(load_sound(path, 24, 8)[0], load_sound(path, 0, 40)[0][:, 48000:64000])
+    torch.testing.assert_close(load_sound(Film(path), Stretch(24), 8)[0], load_sound(Film(path), Stretch(), 40)[0][:, 48000:64000])
 
 
 def test_sound_outside_the_stretch_is_not_decoded(tmp_path, monkeypatch):
@@ -87,7 +88,7 @@ def test_sound_outside_the_stretch_is_not_decoded(tmp_path, monkeypatch):
             return self.real.resample(frame)
 
     monkeypatch.setattr(av, "AudioResampler", Counting)
-    load_sound(path, start=80, frames=8)
+    load_sound(Film(path), Stretch(80), 8)
     assert 16000 <= sum(decoded) < 3 * 16000
 
 
@@ -103,18 +104,18 @@ def test_sound_belongs_to_the_frames_shown_with_it(tmp_path):
         sound = av.AudioFrame.from_ndarray(np.arange(12000, dtype=np.float32)[None] / 12000, format="fltp", layout="mono")
         sound.sample_rate, sound.pts = 8000, 0
         container.mux(audio.encode(sound))
-    part, _ = load_sound(str(tmp_path / "a.mkv"), start=2, frames=2)
+    part, _ = load_sound(Film(str(tmp_path / "a.mkv")), Stretch(2), 2)
     assert part[0, 0] * 12000 == pytest.approx(6000)
     assert part.shape == (1, 2000)
 
 
 def test_sound_that_ends_before_the_stretch_is_none(tmp_path):
     save_video(tmp_path / "a.mkv", [np.zeros((16, 16, 16, 3), np.uint8)], 8, FFV1, waveform=torch.zeros(1, 100), sample_rate=8000)
-    assert load_sound(str(tmp_path / "a.mkv"), 8, 8) == (None, 0)
+    assert load_sound(Film(str(tmp_path / "a.mkv")), Stretch(8), 8) == (None, 0)
 
 
 def test_decoding_holds_one_frame_at_a_time(tmp_path):
-    frames = decode_frames(write_clip(tmp_path / "a.mp4"))
+    frames = decode_frames(Film(write_clip(tmp_path / "a.mp4")))
     first = weakref.ref(next(frames))
     assert next(frames).shape == (32, 48, 3)
     assert first() is None
@@ -122,14 +123,15 @@ def test_decoding_holds_one_frame_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])  # one names its number of frames, the other its duration
 @pytest.mark.parametrize("stretch", [(0, 0, 1, 0), (3, 0, 2, 24), (1, 2, 3, 0), (4, 50, 1, 0)])
-def test_the_probe_tells_what_decoding_gives(tmp_path, suffix, stretch):
+def test_the_header_tells_what_decoding_gives(tmp_path, suffix, stretch):
     path = write_clip(tmp_path / f"a{suffix}")
-    told, clip = probe(path, *stretch), load_clip(path, *stretch)
-    assert (told.frames, told.height, told.width, told.fps) == (*clip.frames.shape[:3], clip.fps)
+    source, clip = Film(path), load_clip(path, Stretch(*stretch))
+    told = Stretch(*stretch)
+    assert (told.expected(source), *told.fit(source).size, told.rate(source)) == (*clip.frames.shape[:3], clip.fps)
 
 
 def test_a_file_without_a_length_has_no_number_of_frames(tmp_path):
-    assert probe(write_clip(tmp_path / "a.h264")).frames is None
+    assert Stretch().expected(Film(write_clip(tmp_path / "a.h264"))) is None
 
 
 def test_a_size_that_changes_is_refused_with_the_frame(tmp_path):
@@ -160,30 +162,12 @@ def test_colours_are_read_by_the_matrix_and_range_that_the_file_names(tmp_path, 
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(colour), format="rgb24")
         container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=levels)))
         container.mux(stream.encode())
-    assert np.abs(next(decode_frames(str(tmp_path / "a.mp4"))).astype(int) - colour).max() <= 3
-
-
-def test_sides_become_multiples_of_eight_by_a_centred_crop():
-    picture = np.zeros((21, 34, 3), np.uint8)
-    picture[2:18, 1:33] = 255
-    fitted = fit(picture, 0)
-    assert fitted.shape == (16, 32, 3)
-    assert fitted.min() == 255
-
-
-def test_the_longest_side_is_scaled_before_the_crop():
-    assert fit(np.zeros((100, 200, 3), np.uint8), 64).shape == (32, 64, 3)
-    assert fit(np.zeros((200, 100, 3), np.uint8), 64).shape == (64, 32, 3)
-
-
-def test_a_picture_under_eight_pixels_is_refused_with_its_size():
-    with pytest.raises(ValueError, match="30x7 pixels"):
-        fit(np.zeros((7, 30, 3), np.uint8), 0)
+    assert np.abs(next(decode_frames(Film(str(tmp_path / "a.mp4")))).astype(int) - colour).max() <= 3
 
 
 def test_a_start_behind_the_end_is_refused_with_the_length(tmp_path):
     with pytest.raises(ValueError, match="10 frames.*frame 10"):
-        load_clip(write_clip(tmp_path / "a.mp4"), start=10)
+        load_clip(write_clip(tmp_path / "a.mp4"), Stretch(10))
 
 
 def test_a_file_that_is_no_video_is_refused(tmp_path):

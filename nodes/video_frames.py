@@ -1,0 +1,46 @@
+"""Video to Frames: a VIDEO of core's nodes to frames, frame rate and sound, as Load Video gives them."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.video import video_source
+from ..video.fit import CROP
+from ..video.load import Stretch, load_clip
+from .common import CATEGORY, naming
+from .load_video import stretch_inputs, stretch_outputs, to_audio
+
+TITLE = "Video to Frames (BLADE)"
+
+
+class VideoToFrames(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BLADE_VideoToFrames",
+            display_name=TITLE,
+            category=CATEGORY,
+            description="Reads a stretch of a VIDEO, from core's Load Video or any node that makes one, as Load Video (BLADE) reads one of a file.",
+            inputs=[io.Video.Input("video", tooltip="The clip."), *stretch_inputs()],
+            outputs=[
+                io.Image.Output(display_name="frames", tooltip="[frames, height, width, 3], both sides multiples of 8."),
+                *stretch_outputs(),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        video,
+        start_frame: int = 0,
+        frame_count: int = 0,
+        every_nth: int = 1,
+        longest_side: int = 0,
+        force_fps: float = 0.0,
+        sides: str = CROP,
+    ) -> io.NodeOutput:
+        stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
+        with naming(TITLE, "video"):
+            source = video_source(video)
+            clip = load_clip(source, stretch)
+        return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))

@@ -1,0 +1,285 @@
+"""Clips that are not what a loader expects: each is read as a player shows it, or refused with one sentence."""
+
+import re
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from blade.video.fit import PAD
+from blade.video.load import Stretch, at_even_times, decode_frames, load_clip, load_sound, restored, restored_size
+from blade.video.save import CODING, FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, save_video
+from blade.video.source import Film, Folder, Held, Shown, natural, source_of_path
+from tests.video.awkward import RATE, chart, heard_at, numbered, patches, tick, write, write_turned
+
+H264_PIXELS = {"codec": "libx264", "pixels": "yuv420p"}
+FORMS = [H264, FFV1, PRORES, VP9, GIF, PNG]
+UNEVEN = [0, 100, 200, 300, 400, 1400, 1500, 1600, 1700, 1800]  # ms: frame 4 stays for a second
+
+
+def values(frames):
+    """The number of each frame of `numbered`."""
+    return [round(float(np.mean(np.asarray(frame)[-8:, -8:])) * (255 if frame.dtype != np.uint8 else 1) / 20) for frame in frames]
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(90, (2, -3)), (180, (-3, -3)), (270, (-3, 2))])
+def test_a_turned_clip_is_read_upright(tmp_path, degrees, corner):
+    source = Film(write_turned(tmp_path / "a.mp4", degrees))
+    clip = load_clip(source)
+    assert (source.height, source.width) == tuple(clip.frames.shape[1:3]) == ((48, 32) if degrees != 180 else (32, 48))
+    bright = [at for at in ((2, 2), (2, -3), (-3, 2), (-3, -3)) if clip.frames[0][at].mean() > 0.5]
+    assert bright == [corner]  # where a player shows the square that is stored at the top left
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("mp4", H264_PIXELS), ("mkv", {})])
+def test_a_varying_rate_is_read_at_an_even_one_with_each_frame_at_its_time(tmp_path, suffix, options):
+    source = Film(write(tmp_path / f"a.{suffix}", numbered(10), UNEVEN, **options))
+    clip = load_clip(source)
+    assert clip.fps == 10
+    assert values(clip.frames) == [0, 1, 2, 3, *[4] * 10, 5, 6, 7, 8, 9]
+    assert abs(Stretch().expected(source) - 19) <= 1
+    part = load_clip(source, Stretch(start=3, count=3, every_nth=6))
+    assert values(part.frames) == [3, 4, 6] and part.fps == pytest.approx(10 / 6)
+
+
+def test_a_rate_that_wavers_loses_no_frame(tmp_path):
+    wobble = np.random.default_rng(0).uniform(-4, 4, 60)
+    times = [round(n * 1000 / 30 + shift) for n, shift in enumerate(wobble)]
+    pictures = np.stack([np.full((16, 16, 3), 4 * n, np.uint8) for n in range(60)])
+    clip = load_clip(write(tmp_path / "a.mp4", pictures, times, rate=30, **H264_PIXELS))
+    seen = (clip.frames.mean((1, 2, 3)) * 255 / 4).round().int().tolist()
+    assert set(seen) == set(range(60)) and seen == sorted(seen)
+    assert len(clip.frames) / clip.fps == pytest.approx(2, abs=0.08)
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(5, [0, 2, 4, 6, 8]), (20, [n // 2 for n in range(20)]), (10, list(range(10)))])
+def test_a_forced_rate_leaves_out_or_repeats_frames_and_keeps_the_pace(tmp_path, fps, expected):
+    source = Film(write(tmp_path / "a.mkv", numbered(10)))
+    clip = load_clip(source, Stretch(fps=fps))
+    assert (values(clip.frames), clip.fps, Stretch(fps=fps).expected(source)) == (expected, fps, len(expected))
+
+
+def test_a_forced_rate_of_a_film_is_that_of_ffmpeg_s_filter():
+    shown = [Shown(n / 24, 1 / 24, lambda n=n: n) for n in range(24)]
+    assert [one.picture() for one in at_even_times(shown, 30, 0)][:10] == [0, 1, 2, 2, 3, 4, 5, 6, 6, 7]
+    assert len(list(at_even_times(shown, 30, 0))) == 30
+
+
+def test_sound_keeps_its_place_under_a_forced_rate_and_a_varying_one(tmp_path):
+    save_video(tmp_path / "a.mkv", [numbered(10)], 10, FFV1, waveform=torch.from_numpy(tick(1, 0.55)), sample_rate=RATE)
+    for stretch in (Stretch(), Stretch(fps=25), Stretch(fps=4)):
+        clip = load_clip(str(tmp_path / "a.mkv"), stretch)
+        assert heard_at(clip.waveform.numpy(), RATE) == pytest.approx(0.55, abs=1e-3)
+        assert clip.waveform.shape[1] / RATE == pytest.approx(len(clip.frames) / clip.fps)
+    late, _ = load_sound(Film(str(tmp_path / "a.mkv")), Stretch(start=10, fps=20), 10)
+    assert heard_at(late.numpy(), RATE) == pytest.approx(0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(63, 95), (9, 130)])
+def test_an_odd_size_is_cropped_or_padded_and_comes_back_whole(tmp_path, size):
+    path = write(tmp_path / "a.mkv", np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8))
+    whole = np.stack([frame.picture() for frame in Film(path).shown()])
+    for stretch in (Stretch(), Stretch(sides=PAD), Stretch(1, 2, sides=PAD)):
+        source = Film(path)
+        frames = np.stack(list(decode_frames(source, stretch)))
+        assert not any(side % 8 for side in frames.shape[1:3])
+        assert restored_size(frames.shape[1:3], source, stretch) == size
+        back = np.concatenate(list(restored([frames[:1], frames[1:]], source, stretch)))
+        assert np.array_equal(back, whole[stretch.start :])
+
+
+def test_more_frames_or_others_than_the_fit_is_of_are_refused(tmp_path):
+    source = Film(write(tmp_path / "a.mkv", numbered(3, 63, 95)))
+    with pytest.raises(ValueError, match="64x64 pixels.*read at 88x56"):
+        restored_size((64, 64), source, Stretch())
+    with pytest.raises(ValueError, match="more frames than in the clip"):
+        list(restored([np.zeros((4, 56, 88, 3), np.uint8)], source, Stretch()))
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv444p"])
+def test_ten_bits_and_full_chroma_are_read(tmp_path, pixels):
+    picture = chart()
+    path = write(tmp_path / "a.mp4", [picture] * 2, codec="libx264", pixels=pixels, options={"crf": "4"})
+    assert np.abs(patches(next(decode_frames(Film(path)))) - patches(picture)).max() <= 3  # written here without any care
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixels"), [("webm", "libvpx-vp9", "yuva420p"), ("mov", "prores_ks", "yuva444p10le"), ("mkv", "ffv1", "bgra")]
+)
+def test_transparent_parts_are_black(tmp_path, suffix, codec, pixels):
+    picture = np.zeros((32, 48, 4), np.uint8)
+    picture[..., 0] = 200
+    picture[:, :16, 3], picture[:, 16:32, 3] = 255, 128
+    options = {"auto-alt-ref": "0", "crf": "4", "b": "0"} if suffix == "webm" else {}
+    metadata = {"alpha_mode": "1"} if suffix == "webm" else {}
+    path = write(tmp_path / f"a.{suffix}", [picture] * 3, codec=codec, pixels=pixels, given="rgba", options=options, metadata=metadata)
+    frames = list(decode_frames(Film(path)))
+    assert len(frames) == 3
+    assert np.abs(frames[1][16, [8, 24, 40], 0].astype(int) - [200, 100, 0]).max() <= 4
+    assert frames[1][..., 1:].max() <= 4
+
+
+def test_a_transparent_gif_is_read_over_black(tmp_path):
+    from PIL import Image
+
+    pictures = [
+        Image.fromarray(np.dstack([np.full((16, 16, 3), 250 - 50 * n, np.uint8), np.full((16, 16), 255 * (n > 0), np.uint8)]))
+        for n in range(3)
+    ]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=100, disposal=2)
+    assert [int(frame.mean().round()) for frame in decode_frames(Film(str(tmp_path / "a.gif")))] == [0, 200, 150]
+
+
+def test_a_gif_with_pauses_keeps_them(tmp_path):
+    from PIL import Image
+
+    pictures = [Image.fromarray(picture) for picture in numbered(3)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 300, 100])
+    clip = load_clip(str(tmp_path / "a.gif"), Stretch(fps=10))
+    assert values(clip.frames) == [0, 1, 1, 1, 2]
+
+
+def test_one_frame_without_sound_is_a_clip(tmp_path):
+    clip = load_clip(write(tmp_path / "a.mp4", numbered(1), **H264_PIXELS))
+    assert (clip.frames.shape, clip.fps, clip.waveform) == ((1, 32, 48, 3), 10, None)
+
+
+@pytest.mark.parametrize("form", [H264, FFV1, VP9])
+def test_a_file_cut_off_gives_what_is_there_and_says_so_where_more_is_asked_for(tmp_path, form):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+    save_video(tmp_path / "whole", [noise], 10, form)
+    content = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(content[: len(content) * 6 // 10])
+    assert len(list(decode_frames(Film(str(tmp_path / "cut")), Stretch(count=10)))) == 10
+    with pytest.raises(ValueError, match=r"(its frames end|decoding stops) after 2\.\d\d s.*damaged or cut off") as refused:
+        load_clip(str(tmp_path / "cut"))
+    told = int(re.search(r"before frame (\d+)", str(refused.value))[1])
+    assert told >= 19 and len(load_clip(str(tmp_path / "cut"), Stretch(count=told)).frames) == told
+
+
+def test_a_sound_that_outlasts_the_pictures_is_no_damage(tmp_path):
+    save_video(tmp_path / "a.mkv", [numbered(3)], 10, FFV1)
+    save_video(tmp_path / "b.mkv", [numbered(12)], 10, FFV1, waveform=torch.from_numpy(tick(1.2, 1.0)), sample_rate=RATE)
+    import av
+
+    with (
+        av.open(str(tmp_path / "both.mkv"), "w") as file,
+        av.open(str(tmp_path / "a.mkv")) as short,
+        av.open(str(tmp_path / "b.mkv")) as long,
+    ):
+        streams = [file.add_stream_from_template(one) for one in (short.streams.video[0], long.streams.audio[0])]
+        for stream, packets in zip(streams, (short.demux(video=0), long.demux(audio=0)), strict=True):
+            for packet in packets:
+                if packet.dts is not None:
+                    packet.stream = stream
+                    file.mux(packet)
+    assert len(load_clip(str(tmp_path / "both.mkv")).frames) == 3
+
+
+def test_hdr_of_the_kind_that_has_no_plain_look_is_refused(tmp_path):
+    path = write(tmp_path / "a.mp4", numbered(2), codec="libx264", pixels="yuv420p10le", color_trc=16)
+    with pytest.raises(ValueError, match=r"HDR \(PQ\).*convert it to SDR"):
+        Film(path)
+
+
+def test_pixels_that_are_not_square_become_square(tmp_path):
+    path = write(tmp_path / "a.mp4", numbered(2, 48, 64), sample_aspect_ratio=Fraction(4, 3), **H264_PIXELS)
+    clip = load_clip(path)
+    assert clip.frames.shape == (2, 48, 80, 3)  # 64 * 4/3 is 85
+    assert load_clip(path, Stretch(longest_side=64)).frames.shape == (2, 32, 64, 3)
+
+
+def test_a_folder_of_pictures_is_read_by_their_numbers(tmp_path):
+    for n, picture in enumerate(numbered(11)):
+        cv2.imwrite(str(tmp_path / f"frame{n}.png"), picture)
+    (tmp_path / "notes.txt").write_text("no picture")
+    source = source_of_path(str(tmp_path))
+    assert isinstance(source, Folder)
+    clip = load_clip(source, Stretch(start=1))
+    assert (values(clip.frames), clip.fps, clip.waveform) == (list(range(1, 11)), 24, None)
+    assert (len(load_clip(source, Stretch(fps=48)).frames), Stretch(fps=48).expected(source)) == (11, 11)
+    assert sorted(["b10", "B9", "b1"], key=natural) == ["b1", "B9", "b10"]
+
+
+def test_pictures_of_every_kind_give_their_colours(tmp_path):
+    colour = np.zeros((16, 16, 4), np.uint16)
+    colour[:] = [10, 20, 30, 255]  # BGRA
+    cv2.imwrite(str(tmp_path / "1.png"), (colour * 257).astype(np.uint16))
+    cv2.imwrite(str(tmp_path / "2.tiff"), colour[..., :3].astype(np.uint8))
+    cv2.imwrite(str(tmp_path / "3.webp"), colour.astype(np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 101])
+    cv2.imwrite(str(tmp_path / "4.jpg"), colour[..., :3].astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 100])
+    cv2.imwrite(str(tmp_path / "5.png"), np.full((16, 16), 77, np.uint8))
+    half = colour.astype(np.uint8)
+    half[..., 3] = 0
+    cv2.imwrite(str(tmp_path / "6.png"), half)
+    frames = np.stack(list(decode_frames(Folder(str(tmp_path)))))[:, 8, 8].astype(int)
+    assert np.abs(frames - [*[[30, 20, 10]] * 4, [77] * 3, [0] * 3]).max() <= 1
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
+    from PIL import Image
+
+    picture, exif = Image.fromarray(numbered(1)[0]), Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: to be shown turned clockwise by 90 degrees
+    picture.save(tmp_path / "1.jpg", exif=exif, quality=100)
+    (frame,) = decode_frames(Folder(str(tmp_path)))
+    assert frame.shape == (48, 32, 3) and frame[2, -3].mean() > 200 and frame[2, 2].mean() < 50
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [("a.png", b"", "'a.png' cannot be read"), ("a.jpg", b"no", "'a.jpg' cannot be read"), ("a.txt", b"no", "holds no pictures")],
+)
+def test_a_folder_without_pictures_or_with_a_broken_one_is_refused(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        load_clip(Folder(str(tmp_path)))
+
+
+def test_a_folder_whose_pictures_differ_in_size_is_refused_with_the_frame(tmp_path):
+    for n, width in enumerate((48, 48, 64)):
+        cv2.imwrite(str(tmp_path / f"{n}.png"), np.zeros((32, width, 3), np.uint8))
+    with pytest.raises(ValueError, match="changes at frame 2, from 48x32 to 64x32"):
+        load_clip(str(tmp_path))
+
+
+def test_frames_in_memory_come_back_to_the_bit_with_their_sound():
+    frames = torch.rand(6, 16, 24, 3, generator=torch.Generator().manual_seed(0))
+    sound = torch.from_numpy(tick(1, 0.5))
+    clip = load_clip(Held(frames, 6, sound, RATE), Stretch(start=1, count=3))
+    torch.testing.assert_close(clip.frames, frames[1:4], rtol=0, atol=1e-7)
+    assert clip.waveform.shape == (1, RATE // 2)
+    assert heard_at(clip.waveform.numpy(), RATE) == pytest.approx(0.5 - 1 / 6, abs=1e-3)
+    clear = torch.cat([frames, torch.zeros(6, 16, 24, 1)], 3)
+    assert load_clip(Held(clear, 6)).frames.max() == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_saved_and_loaded_keeps_its_frames_its_length_and_its_colours(tmp_path, form):
+    picture, path = chart(), tmp_path / f"a{SUFFIX[form]}"
+    pictures = np.stack([np.roll(picture, 32 * n, 1) for n in range(12)])
+    save_video(path, [pictures[:5], pictures[5:]], 12, form)
+    clip = load_clip(str(path), Stretch(fps=12 if form == PNG else 0))
+    assert len(clip.frames) == 12 and clip.fps == pytest.approx(12, rel=5e-3)  # a gif's clock: hundredths of a second
+    found = np.stack([patches(np.roll(frame, -32 * n, 1)) for n, frame in enumerate(clip.frames.numpy() * 255)])
+    assert np.abs(found - patches(picture)).max() <= (0.01 if form in (FFV1, PNG) else 2)
+
+
+@pytest.mark.parametrize("form", [H264, FFV1, PRORES, VP9, PNG])
+def test_sound_is_saved_and_loaded_in_its_place(tmp_path, form):
+    path = tmp_path / f"a{SUFFIX[form]}"
+    save_video(path, [numbered(12)] * 2, 12, form, waveform=torch.from_numpy(tick(2, 1.25)), sample_rate=RATE)
+    clip = load_clip(str(path), Stretch(fps=12 if form == PNG else 0))
+    assert clip.waveform.shape[1] / clip.sample_rate == pytest.approx(2, abs=0.05)
+    assert heard_at(clip.waveform.numpy(), clip.sample_rate) == pytest.approx(1.25, abs=2e-3)
+
+
+def test_a_gif_is_saved_without_its_sound(tmp_path):
+    save_video(tmp_path / "a.gif", [numbered(3)], 10, GIF, waveform=torch.from_numpy(tick(0.3, 0.1)), sample_rate=RATE)
+    assert load_clip(str(tmp_path / "a.gif")).waveform is None
+
+
+def test_every_form_has_a_suffix_and_a_coding():
+    assert SUFFIX.keys() == {*CODING, PNG} == set(FORMS)
