@@ -13,6 +13,7 @@ from ..video.fit import CROP, PAD
 from ..video.load import Stretch, load_clip
 from ..video.source import PICTURES, Source, source_of_path
 from .common import CATEGORY, FitSocket
+from .save_trajectory import within
 
 TITLE = "Load Video (BLADE)"
 
@@ -130,10 +131,22 @@ def stretch_outputs() -> list[io.Output]:
 
 
 def check_file(title: str, video: str) -> bool | str:
-    """True, or the sentence that refuses a clip that is not there."""
+    """True, or the sentence that refuses a clip that is not there, or lies elsewhere."""
     if not folder_paths.exists_annotated_filepath(video):
         return f"{title}, input video: there is no clip {video!r} in ComfyUI's input folder. Upload it, or choose another."
+    try:
+        clip_path(video)
+    except ValueError as error:
+        return f"{title}, input video: {error}"
     return True
+
+
+def clip_path(video: str) -> str:
+    """Raises ValueError for one that lies outside ComfyUI's folders, links followed."""
+    path = folder_paths.get_annotated_filepath(video)
+    if not any(within(path, folder) for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory())):
+        raise ValueError(f"{video!r} lies outside ComfyUI's input and output folders. Copy the clip into one of them.")
+    return path
 
 
 def file_stamp(video: str) -> str:
@@ -144,8 +157,8 @@ def file_stamp(video: str) -> str:
 
 
 def clip_source(video: str) -> Source:
-    """A clip of the input folder. Raises ValueError for one that cannot be read."""
-    return source_of_path(folder_paths.get_annotated_filepath(video))
+    """A clip of the input folder. Raises ValueError for one that cannot be read, or lies elsewhere."""
+    return source_of_path(clip_path(video))
 
 
 @contextmanager

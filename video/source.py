@@ -264,7 +264,10 @@ def read_picture(path: str) -> np.ndarray:
         content = np.frombuffer(file.read(), np.uint8)  # imread fails on Windows where a path is not ASCII
     # only the plain flags turn a photograph as its EXIF says, and only "unchanged" keeps alpha: no format needs both
     kind = cv2.IMREAD_COLOR if path.lower().endswith((".jpg", ".jpeg")) else cv2.IMREAD_UNCHANGED
-    picture = cv2.imdecode(content, kind) if len(content) else None
+    try:
+        picture = cv2.imdecode(content, kind) if len(content) else None
+    except cv2.error:  # a header that promises more pixels than OpenCV allows
+        picture = None
     if picture is None:
         raise ValueError(f"{os.path.basename(path)!r} cannot be read as a picture")
     if picture.dtype == np.uint16:
@@ -290,19 +293,17 @@ def heard(container, stream, origin: float, begin: float, end: float) -> tuple[n
     if begin > PREROLL:
         container.seek(int((origin + begin - PREROLL) / stream.time_base), stream=stream)
     resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-    samples = np.zeros((stream.channels, last - first), np.float32)
-    position = stop = None
+    position, pieces = None, list[np.ndarray]()
     for frame in container.decode(stream):
         if position is None:  # only once: the times of later frames are rounded to milliseconds in some containers
             position = round(((frame.time or 0) - origin) * rate) - first
         for piece in (part.to_ndarray() for part in resampler.resample(frame)):
             left, right = max(position, 0), min(position + piece.shape[1], last - first)
             if left < right:
-                samples[:, left:right] = piece[:, left - position : right - position]
-                stop = right
+                if left and not pieces:  # it begins later than the pictures
+                    pieces.append(np.zeros((stream.channels, left), np.float32))
+                pieces.append(piece[:, left - position : right - position].copy())
             position += piece.shape[1]
         if position >= last - first:
             break
-    if stop is None:
-        return None, 0
-    return (samples[:, :stop].copy() if stop < samples.shape[1] else samples), int(rate)
+    return (np.concatenate(pieces, 1), int(rate)) if pieces else (None, 0)

@@ -122,6 +122,19 @@ def test_the_list_has_videos_gifs_and_folders_of_pictures(nodes):
     assert nodes.listed(str(nodes.input)) == ["a.gif", "b.mp4", "c.webm", "full/"]
 
 
+@pytest.mark.parametrize("name", ["../outside.mkv", "linked.mkv", "{}/outside.mkv"])
+def test_a_clip_outside_the_folders_is_refused(nodes, noise, tmp_path, name):
+    from blade.nodes.load_video import LoadVideo
+
+    (nodes.input / "noise.mkv").rename(tmp_path / "outside.mkv")
+    if name.startswith("linked"):
+        (nodes.input / name).symlink_to(tmp_path / "outside.mkv")
+    name = name.format(tmp_path)
+    assert "lies outside ComfyUI's input and output folders" in LoadVideo.validate_inputs(name)
+    with pytest.raises(ValueError, match=r"Load Video \(BLADE\), input video.*lies outside ComfyUI's input and output folders"):
+        nodes.load(name)
+
+
 def test_a_folder_that_changes_is_read_again(nodes):
     from blade.nodes.load_video import LoadVideo
 

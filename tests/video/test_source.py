@@ -1,6 +1,8 @@
 """Clips that are not what a loader expects: each is read as a player shows it, or refused with one sentence."""
 
 import re
+import struct
+import zlib
 from fractions import Fraction
 
 import cv2
@@ -17,6 +19,12 @@ from tests.video.awkward import RATE, chart, heard_at, numbered, patches, tick, 
 H264_PIXELS = {"codec": "libx264", "pixels": "yuv420p"}
 FORMS = [H264, FFV1, PRORES, VP9, GIF, PNG]
 UNEVEN = [0, 100, 200, 300, 400, 1400, 1500, 1600, 1700, 1800]  # ms: frame 4 stays for a second
+
+
+def forged_png():
+    """A header that promises 100000 x 100000 pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
 
 
 def values(frames):
@@ -65,6 +73,13 @@ def test_a_forced_rate_of_a_film_is_that_of_ffmpeg_s_filter():
     shown = [Shown(n / 24, 1 / 24, lambda n=n: n) for n in range(24)]
     assert [one.picture() for one in at_even_times(shown, 30, 0)][:10] == [0, 1, 2, 2, 3, 4, 5, 6, 6, 7]
     assert len(list(at_even_times(shown, 30, 0))) == 30
+
+
+def test_sound_that_begins_late_or_ends_early_is_not_moved(tmp_path):
+    save_video(tmp_path / "a.mkv", [numbered(10)], 10, FFV1, waveform=torch.from_numpy(tick(0.7, 0.55)), sample_rate=RATE)
+    source = Film(str(tmp_path / "a.mkv"))
+    assert source.sound(0, 1e6)[0].shape == (1, round(0.7 * RATE))  # no silence is made up, however long it is asked for
+    assert source.sound(0.8, 1) == (None, 0)
 
 
 def test_sound_keeps_its_place_under_a_forced_rate_and_a_varying_one(tmp_path):
@@ -230,7 +245,12 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
-    [("a.png", b"", "'a.png' cannot be read"), ("a.jpg", b"no", "'a.jpg' cannot be read"), ("a.txt", b"no", "holds no pictures")],
+    [
+        ("a.png", b"", "'a.png' cannot be read"),
+        ("a.png", forged_png(), "'a.png' cannot be read"),
+        ("a.jpg", b"no", "'a.jpg' cannot be read"),
+        ("a.txt", b"no", "holds no pictures"),
+    ],
 )
 def test_a_folder_without_pictures_or_with_a_broken_one_is_refused(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
