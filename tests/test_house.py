@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.package import packed
+
 ROOT = Path(__file__).resolve().parents[1]
 WALK = ("video", "inversion", "attention", "blending")  # the order in which data passes the rooms
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "latent_preview", "node_helpers", "server"}
@@ -59,6 +61,43 @@ def test_dependencies_leave_torch_and_numpy_to_comfyui():
 
 def test_registry_accepts_the_project_name():
     assert re.fullmatch(r'"[a-z][a-z0-9-]*"', pyproject("name")) and "comfyui" not in pyproject("name").lower()
+
+
+def test_version_is_one_that_the_changelog_tells_of():
+    version = ast.literal_eval(pyproject("version"))
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_package_holds_what_the_pack_needs_and_nothing_else():
+    names = {path.relative_to(ROOT).parts[0] for path in packed()}
+    documents = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"}
+    assert names == {"__init__.py", "nodes", "host", "metrics", *WALK, "web", "workflows", "locales", *documents}
+
+
+def test_package_imports_only_what_it_holds():
+    modules = {path for path in packed() if path.suffix == ".py"}
+    held = {"." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules}
+    found = {str(path.relative_to(ROOT)): wrong for path in modules if (wrong := {n for n in imports(path) if n[0] == "."} - held)}
+    assert held and not found
+
+
+def linked(text: str) -> set[str]:
+    """The files and folders of the repository that a page's links and pictures lead to."""
+    return set(re.findall(r"\]\(([^)#:]+)\)", text))
+
+
+def test_readme_leads_to_files_that_are_there():
+    names = linked((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert names and not {name for name in names if not (ROOT / name).exists()}
+
+
+def test_readme_s_part_for_artists_leads_to_what_the_package_holds():
+    """The pictures of the figures stay in the repository; whoever installs the package sees all the others."""
+    artists, _ = (ROOT / "README.md").read_text(encoding="utf-8").split("\n# Figures\n")
+    files = {path.relative_to(ROOT) for path in packed()}
+    held = {place.as_posix() for path in files for place in (path, *path.parents)}
+    assert linked(artists) and not linked(artists) - held
 
 
 def test_floor_is_the_same_everywhere():
