@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..video.pictures import masked, outlined, to_bytes
 from .heat import WordsHeat, level_heat
 from .record import CrossAttentionRecord
 from .words import Phrase
 
-WHITE, MAGENTA = (255, 255, 255), (255, 0, 255)
+WHITE = (255, 255, 255)
 LINE = 16  # pixels of height of a line of text
 STRIP_LEVELS = 10
 
@@ -21,13 +22,6 @@ STRIP_LEVELS = 10
 def paint_heat(heat: Tensor) -> np.ndarray:
     """Heat 0..1 [height, width] as a colour map, RGB uint8."""
     return cv2.cvtColor(cv2.applyColorMap((heat.clamp(0, 1) * 255).byte().numpy(), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-
-
-def outlined(picture: np.ndarray, mask: Tensor, colour: tuple[int, int, int]) -> np.ndarray:
-    """The picture with the mask's outline. RGB uint8"""
-    contours, _ = cv2.findContours((mask.numpy() > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, min(picture.shape[:2]) // 256)
-    return cv2.drawContours(np.ascontiguousarray(picture), contours, -1, colour, thickness)
 
 
 def titled(picture: np.ndarray, text: str) -> np.ndarray:
@@ -48,7 +42,8 @@ def heat_pictures(heat: WordsHeat, mask: Tensor) -> Tensor:
     for frame, drawn in enumerate(mask):
         each = heat.of_phrases(slice(frame, frame + 1))[:, 0]
         parts = [
-            titled(outlined(paint_heat(warmth), drawn, WHITE), name(phrase)) for phrase, warmth in zip(heat.phrases, each, strict=True)
+            titled(outlined(paint_heat(warmth), drawn.numpy(), WHITE), name(phrase))
+            for phrase, warmth in zip(heat.phrases, each, strict=True)
         ]
         pictures.append(np.concatenate(parts, 1))
     return to_image(pictures)
@@ -56,11 +51,8 @@ def heat_pictures(heat: WordsHeat, mask: Tensor) -> Tensor:
 
 def contour_pictures(frames: Tensor, mask: Tensor) -> Tensor:
     """The clip, dimmed outside the mask, with the mask's outline. frames: RGB [frames, height, width, 3] in 0..1; IMAGE of its size."""
-    pictures = []
-    for picture, drawn in zip(frames, mask, strict=True):
-        light = 0.45 + 0.55 * drawn[..., None]
-        pictures.append(outlined((picture[..., :3].float().cpu().clamp(0, 1) * light * 255).byte().numpy(), drawn, MAGENTA))
-    return to_image(pictures)
+    pairs = zip(frames, mask, strict=True)
+    return to_image([masked(to_bytes(picture[..., :3]), drawn.numpy()) for picture, drawn in pairs])
 
 
 def step_strip(record: CrossAttentionRecord, phrases: Sequence[Phrase], height: int, width: int) -> Tensor:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..video.motion import optical_flow
+from ..video.pictures import to_bytes
 from .heat import spans
 
 SURELY_OUT, SURELY_IN = 0.5, 1.8  # times the threshold: heat below is no object, heat above is
@@ -68,7 +70,7 @@ def along_motion(frames: Tensor, values: Tensor, passes: int, tick: Tick = lambd
     frames: RGB [frames, height, width, 3] in 0..1; values: [frames, height, width]; returns the same. Both neighbours count alike, so
     nothing lags. A neighbour's pixel counts by how much its colour agrees: what was hidden there, or where the flow is wrong, does not.
     A mask of 0 and 1 comes out soft where its outline lies between pixels. tick is called after each frame.
-    Flow: DIS (Kroeger et al. 2016) in OpenCV; paper silent."""
+    Paper silent."""
     if not passes or len(values) < 2:
         return values
     found = torch.empty_like(values)
@@ -97,7 +99,6 @@ def agreed(values: list[np.ndarray], frame: int, near: list[Neighbour]) -> np.nd
 
 def neighbours(frames: Tensor) -> list[list[Neighbour]]:
     """Of each frame the one before and the one after it, with places [height, width, 2] in pixels (x, y)."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pictures = [to_bgr(picture) for picture in frames]
     greys = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in pictures]
     height, width = greys[0].shape
@@ -105,7 +106,7 @@ def neighbours(frames: Tensor) -> list[list[Neighbour]]:
     found: list[list[Neighbour]] = [[] for _ in pictures]
     for first in range(len(pictures) - 1):
         for here, there in ((first, first + 1), (first + 1, first)):
-            places = pixels + flow.calc(greys[here], greys[there], None)  # type: ignore[call-overload]  # given one, it begins from it
+            places = pixels + optical_flow(greys[here], greys[there])
             apart = np.abs(carried(pictures[there].astype(np.float32), places) - pictures[here]).mean(-1) / 255
             found[here].append((there, places, 0.5 * np.exp(-((apart / SAME) ** 2))))
     return found
@@ -117,4 +118,4 @@ def carried(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def to_bgr(picture: Tensor) -> np.ndarray:
-    return np.ascontiguousarray((picture[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy()[..., ::-1])
+    return np.ascontiguousarray(to_bytes(picture[..., :3])[..., ::-1])

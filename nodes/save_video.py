@@ -12,6 +12,7 @@ from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..host.job import frame_ticks
 from ..video.load import Stretch, restored, restored_size
+from ..video.pictures import to_bytes
 from ..video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, check_fps, check_sides, check_sound, save_video
 from ..video.source import Source
 from .common import CATEGORY, FitSocket, naming
@@ -65,7 +66,7 @@ class SaveVideo(io.ComfyNode):
         def pictures() -> Iterator[np.ndarray]:
             for frame in frames:
                 tick()
-                yield (frame[None].float().cpu().clamp(0, 1) * 255).round().byte().numpy()
+                yield to_bytes(frame)[None]
 
         path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit)
         if format == PNG:  # a folder is no VIDEO
@@ -80,9 +81,7 @@ class SaveVideo(io.ComfyNode):
 def file_inputs(*forms: str) -> list[io.Input]:
     """Where and how a clip is written, for every node that writes one."""
     return [
-        io.Float.Input(
-            "fps", default=24.0, min=0.01, max=1000.0, step=0.001, tooltip="Frames a second: that of Encode Video or Load Video."
-        ),
+        fps_input(),
         io.String.Input(
             "filename_prefix",
             default="video/blade",
@@ -97,6 +96,12 @@ def file_inputs(*forms: str) -> list[io.Input]:
             tooltip="Quality of H.264 and VP9: lower is better and larger, 16 looks like the original. Other formats do not use it.",
         ),
     ]
+
+
+def fps_input() -> io.Input:
+    return io.Float.Input(
+        "fps", default=24.0, min=0.01, max=1000.0, step=0.001, tooltip="Frames a second: that of Encode Video or Load Video."
+    )
 
 
 def audio_input() -> io.Input:
