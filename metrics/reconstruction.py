@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .chart import draw_psnr, drawn, new_figure
+
 IDENTICAL = 140.0  # dB
 
 
@@ -27,27 +29,15 @@ def plot(series: dict[str, np.ndarray], sigmas: np.ndarray, drifts: np.ndarray, 
     """PSNR of each frame on the left, drift at each noise level on the right, walked from noise to clip. uint8 RGB [height, width, 3]
 
     series: label -> dB, [frames]. sigmas, drifts: [levels], falling."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(1000, 400)
     frames, levels = figure.subplots(1, 2)
-    for label, values in series.items():
-        frames.plot(values, marker="o" if len(values) <= 64 else None, label=f"{label}: {values.mean():.1f} dB")
-    low, high = (limit(np.concatenate(list(series.values()))) for limit in (np.min, np.max))
-    spread = max(high - low, 10) / 2 + 1  # a tenth of a dB is no mountain
-    frames.set(xlabel="frame", ylabel="PSNR, dB", title="sampled back, against the clip")
-    frames.set_ylim((low + high) / 2 - spread, (low + high) / 2 + spread)
-    frames.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_psnr(frames, {f"{label}: {values.mean():.1f} dB": values for label, values in series.items()})
+    frames.set(title="sampled back, against the clip")
     frames.legend()
     levels.plot(np.arange(1, len(sigmas)), np.maximum(drifts[1:], 1e-7), marker=".")  # the first level is where it starts
     places = np.unique(np.linspace(1, len(sigmas) - 1, 6).round().astype(int))
     levels.set_xticks(places, [f"{sigmas[place]:.2g}" for place in places])
     levels.set(xlabel="sigma, from noise to clip", ylabel="share of the latent's size", yscale="log", title="distance from the trajectory")
-    for axes in (frames, levels):
-        axes.grid(alpha=0.3)
+    levels.grid(alpha=0.3)
     figure.suptitle(title)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return drawn(figure)

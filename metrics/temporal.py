@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -25,16 +27,24 @@ def warp_error(frames: np.ndarray, flow: np.ndarray, masks: np.ndarray) -> np.nd
 
     Raises ValueError for shapes that do not fit, for fewer than two frames, and for a frame without an object to judge."""
     _check("warp_error", frames, 4, masks, flow)
-    height, width = masks.shape[1:]
     errors = []
-    for index, (field, mask) in enumerate(zip(flow, masks, strict=False)):
-        x, y = places(field)
-        inside = (mask > 0.5) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        if not inside.any():
+    for index, (now, then, field, mask) in enumerate(zip(frames, frames[1:], flow, masks, strict=False)):
+        error = step_error(now, then, field, mask)
+        if error is None:
             raise ValueError(f"warp_error: the mask of frame {index} has no pixel that stays in the picture: leave the frame out.")
-        carried = cv2.remap(_as_float(frames[index + 1]), x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
-        errors.append(np.square(carried - _as_float(frames[index]))[inside].mean(dtype=np.float64))
+        errors.append(error)
     return np.array(errors)
+
+
+def step_error(now: np.ndarray, then: np.ndarray, field: np.ndarray, mask: np.ndarray) -> float | None:
+    """`warp_error` of one step, from a frame to the next; None where no pixel of the mask stays in the picture."""
+    height, width = mask.shape
+    x, y = places(field)
+    inside = (mask > 0.5) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    if not inside.any():
+        return None
+    carried = cv2.remap(_as_float(then), x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+    return float(np.square(carried - _as_float(now))[inside].mean(dtype=np.float64))
 
 
 def colour_flicker(frames: np.ndarray, masks: np.ndarray) -> float:
@@ -47,15 +57,31 @@ def colour_flicker(frames: np.ndarray, masks: np.ndarray) -> float:
     frames: [frames, height, width, 3], uint8 or float 0..1; masks: bool or 0..1 [frames, height, width], inside above a half.
     Raises ValueError for shapes that do not fit, for fewer than two frames, and for an object of which nothing is left without its rim."""
     _check("colour_flicker", frames, 4, masks)
-    inside = ~dilate(masks <= 0.5, RIM)
-    areas = inside.sum((1, 2))
-    if not areas.all():
-        raise ValueError(
-            f"colour_flicker: nothing of the object in frame {int(areas.argmin())} lies more than {RIM} pixels inside its rim: "
-            "give the masks of a larger object."
-        )
-    colours = np.stack([_as_float(frame)[solid].mean(0, dtype=np.float64) for frame, solid in zip(frames, inside, strict=True)])
-    return float(np.square(np.diff(colours, axis=0)).mean() / 2)
+    colours = []
+    for index, (frame, solid) in enumerate(zip(frames, solid_part(masks), strict=True)):
+        colour = mean_colour(frame, solid)
+        if colour is None:
+            raise ValueError(
+                f"colour_flicker: nothing of the object in frame {index} lies more than {RIM} pixels inside its rim: "
+                "give the masks of a larger object."
+            )
+        colours.append(colour)
+    return float(np.mean([step_flicker(now, then) for now, then in itertools.pairwise(colours)]))
+
+
+def solid_part(masks: np.ndarray) -> np.ndarray:
+    """The object without its rim: what lies more than RIM pixels from its outside. bool, of the masks' shape [frames, height, width]"""
+    return ~dilate(masks <= 0.5, RIM)
+
+
+def mean_colour(frame: np.ndarray, solid: np.ndarray) -> np.ndarray | None:
+    """Mean of an object's colours, [3] in 0..1; None where nothing of it is left. solid: bool [height, width]"""
+    return _as_float(frame)[solid].mean(0, dtype=np.float64) if solid.any() else None
+
+
+def step_flicker(now: np.ndarray, then: np.ndarray) -> float:
+    """`colour_flicker` of one step between two mean colours."""
+    return float(np.square(then - now).mean() / 2)
 
 
 def outline_flicker(found: np.ndarray, flow: np.ndarray) -> float:
