@@ -2,9 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .compare import Compare
 from .composite import PixelComposite
 from .decode_video import DecodeVideo
 from .edit import EditNode
+from .edit_report import EditReport
 from .encode_video import EncodeVideo
 from .guider import CFGSchedule
 from .invert import DDIMInvert
@@ -41,6 +43,8 @@ class BladeExtension(ComfyExtension):
             CFGSchedule,
             LatentComposite,
             PixelComposite,
+            Compare,
+            EditReport,
             SaveVideo,
             DecodeVideo,
         ]
