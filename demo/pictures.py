@@ -1,11 +1,12 @@
 """Pictures that show an edit: the comparison clip, the contact sheet, and the thumbnails of the workflows.
 
-python -m demo.pictures out/demo [out/ui]   writes workflows/*.jpg and demo/result.jpg from what `demo.run` left there, and, of the graphs that it
-                                            does not run, from the videos that they left in the base folder of `demo.ui` when run there
+python -m demo.pictures out/demo [out/ui]   writes workflows/*.jpg, demo/result.jpg and demo/edited.mp4 from what `demo.run` left there, and, of the
+                                            graphs that it does not run, from the videos that they left in the base folder of `demo.ui` when run there
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ PAPER = (250, 250, 250)
 INK = (40, 40, 40)
 LABEL_WIDTH, LABEL_HEIGHT = 150, 34
 REPOSITORY = Path(__file__).resolve().parents[1]
+EDITED = REPOSITORY / "demo" / "edited.mp4"  # the change of colour, as the graph saves it
 
 
 def enlarge(frames: np.ndarray) -> np.ndarray:
@@ -191,3 +193,5 @@ if __name__ == "__main__":
     stacked = np.concatenate([sheet[:, :width] for sheet in sheets])
     save(REPOSITORY / "demo" / "result.jpg", cv2.resize(stacked, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
     print("demo/result.jpg")
+    shutil.copyfile(folder / "edited.mp4", EDITED)
+    print("demo/edited.mp4")
