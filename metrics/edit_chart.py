@@ -23,7 +23,7 @@ def plot(figures: EditFigures) -> np.ndarray:
     figure = new_figure(1280, 640)
     (words, psnr, changed), (mask, warp, flicker) = figure.subplots(2, 3)
     series = {key: as_array(values) for key, values in {**figures.per_frame, **figures.per_step}.items()}
-    draw_psnr(psnr, {ALONE: series[PSNR], FIVES: series[FIVE]})
+    draw_psnr(psnr, {FIVES: series[FIVE], ALONE: series[PSNR]})
     psnr.set(title="background against the source")
     low, high = psnr.get_ylim()
     psnr.set_ylim(low, high + 0.2 * (high - low))
@@ -35,7 +35,7 @@ def plot(figures: EditFigures) -> np.ndarray:
         (warp, WARP, WARP_SOURCE, 1e3, "warp error inside the mask", "mean squared difference, 1e-3"),
         (flicker, FLICKER, FLICKER_SOURCE, 1e5, "colour flicker inside the mask", "half mean squared change, 1e-5"),
     ):
-        draw_frames(axes, {EDITED: scale * series[edited], SOURCE: scale * series[source]}, first=1)
+        draw_frames(axes, {SOURCE: scale * series[source], EDITED: scale * series[edited]}, first=1)
         axes.set(title=title, ylabel=unit, xlabel="frame, compared with the one before")
     for axes in (changed, mask, warp, flicker):
         top = max(highest(axes), 0.1)

@@ -23,7 +23,7 @@ def to_bytes(frame: Tensor) -> np.ndarray:
 def outlined(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """The picture with the mask's outline. RGB uint8 [height, width, 3]; mask: [height, width], inside above a half"""
     contours, _ = cv2.findContours((mask > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thickness = 1 + min(picture.shape[:2]) // 256
+    thickness = 1 + max(picture.shape[:2]) // 256
     return cv2.drawContours(np.ascontiguousarray(picture), contours, -1, colour, thickness)
 
 
