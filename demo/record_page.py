@@ -9,13 +9,11 @@ and `pip install selenium`. It starts a ComfyUI (COMFYUI_PATH, or the downloaded
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
-from selenium import webdriver
-
 from demo.host import ComfyHost, add_placeholders, find_comfy, prepare_base
+from demo.page import open_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES = REPOSITORY / "tests" / "demo"
@@ -29,20 +27,6 @@ const done = arguments[arguments.length - 1];
     done(JSON.stringify({workflow, output}));
 })().catch(error => done(JSON.stringify({error: String(error)})));
 """
-
-
-def open_page(address: str) -> webdriver.Chrome:
-    options = webdriver.ChromeOptions()
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=2000,900"):
-        options.add_argument(f"--{flag}")
-    driver = shutil.which("chromedriver")  # the one of the system's Chromium; else Selenium downloads one
-    page = webdriver.Chrome(options, webdriver.ChromeService(driver) if driver else None)
-    page.set_script_timeout(120)
-    page.get(address)
-    page.execute_async_script(
-        "const done = arguments[0]; const wait = () => window.app?.graph && document.querySelector('canvas') ? setTimeout(done, 3000) : setTimeout(wait, 200); wait();"
-    )
-    return page
 
 
 def main() -> None:
