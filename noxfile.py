@@ -3,6 +3,7 @@
 nox -s demo            edits the demo clip in a real ComfyUI; results in out/demo/
 nox -s tests           all tests but the slow ones; plain `nox` runs this
 nox -s slow            the slow ones
+nox -s browser         ComfyUI's page in Chromium: templates, a run, help; screenshots in out/browser/
 nox -s lint            ruff and mypy
 nox -s ui              ComfyUI's page with the pack, the demo checkpoint, clips and workflows, until Ctrl-C
 nox -s train           trains the demo checkpoint anew
@@ -32,6 +33,7 @@ from demo.comfy_source import find_comfy  # noqa: E402
 
 CACHE = ROOT / ".cache"
 PINS = ROOT / "demo" / "environment"
+SELENIUM = "selenium==4.51.0"  # what no other session needs
 ROOMS = ("nodes", "video", "inversion", "attention", "blending", "host", "metrics")
 
 nox.options.sessions = ["tests"]
@@ -70,13 +72,16 @@ class Environment:
         rest = CACHE / "comfyui-requirements.txt"
         others = [line for line in lines if not re.match(r"(torch|torchvision|torchaudio)(?![\w-])", line)]
         rest.write_text("\n".join(others), encoding="utf-8")
-        pip = (self.python, "-m", "pip", "install", "--disable-pip-version-check")
-        self.session.run(*pip, torch)
-        self.session.run(*pip, "--no-deps", torchvision)
+        self.add(torch)
+        self.add("--no-deps", torchvision)
         # The versions that were tried belong to the pinned ComfyUI; another one may want others.
         constraints = ("torch.txt", "constraints.txt") if pinned else ("torch.txt",)
         held = [part for name in constraints for part in ("--constraint", str(PINS / name))]
-        self.session.run(*pip, *held, "--requirement", str(rest), "--requirement", str(PINS / "packages.txt"))
+        self.add(*held, "--requirement", str(rest), "--requirement", str(PINS / "packages.txt"))
+
+    def add(self, *arguments: str) -> None:
+        """pip install"""
+        self.session.run(self.python, "-m", "pip", "install", "--disable-pip-version-check", *arguments)
 
     def run(self, *command: str, **variables: str) -> None:
         """Runs `python -m command` in the repository's root. A server that it started gets time to stop on Ctrl-C."""
@@ -97,6 +102,13 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     Environment(session).run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    environment = Environment(session)
+    environment.add(SELENIUM)
+    environment.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session

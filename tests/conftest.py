@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
+collect_ignore = ["browser"]  # needs a browser: `nox -s browser` asks for it by name
 
 # Without executing the pack's own __init__.py: that one is for ComfyUI, and tests of a room need no ComfyUI.
 blade = types.ModuleType("blade")

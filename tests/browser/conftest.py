@@ -1,0 +1,40 @@
+"""One server and one browser for all tests of the page."""
+
+import json
+
+import pytest
+
+from demo.host import REPOSITORY, ComfyHost, add_placeholders, find_comfy, prepare_base
+from demo.page import open_page
+from tests.browser.page import Page
+
+PICTURES = REPOSITORY / "out" / "browser"
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else the template browser is open already
+    "Comfy.Minimap.Visible": False,  # it covers nodes, and so do the figures about the canvas
+    "Comfy.Graph.CanvasInfo": False,
+}
+DISMISSED = {"vueNodesBannerDismissed": "true", "comfy.vueNodesMigration.dismissed": "true"}  # what it says about Nodes 2.0
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A running server with the pack, the demo checkpoint and clips, and empty files for the published models."""
+    base = prepare_base(tmp_path_factory.mktemp("comfyui"))
+    add_placeholders(base)
+    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    with ComfyHost(find_comfy(REPOSITORY / ".cache"), base, cpu=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def page(server):
+    """ComfyUI's page, in a window in which a whole graph can be read."""
+    try:
+        driver = open_page(server.address, 2560, 1600, DISMISSED)
+    except RuntimeError as error:
+        pytest.exit(str(error), returncode=1)
+    try:
+        yield Page(driver, PICTURES)
+    finally:
+        driver.quit()

@@ -1,0 +1,189 @@
+"""ComfyUI's page as an artist uses it: what can be clicked is clicked, what can be typed is typed. Scripts look
+at what came of it, and bring nodes into view."""
+
+import re
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+MODES = ("classic", "vue")  # drawn on the canvas; "Nodes 2.0", built of HTML
+NOTE = "MarkdownNote"
+# What the page asks for whether or not it is there, and its calls to a registry that the server forbids: no fault of a pack.
+USUAL = re.compile(
+    r"/(user\.css|favicon\.ico|userdata\S*) .*404|/docs/BLADE_\w+/en\.md .*404|violates the following Content Security Policy"
+)
+NODES = """
+const {scale, offset} = app.canvas.ds, {left, top} = app.canvas.canvas.getBoundingClientRect();
+const drawn = node => document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
+const box = node => {
+    if (!drawn(node)) return [...node.boundingRect];
+    const {x, y, width, height} = drawn(node).getBoundingClientRect();
+    return [(x - left) / scale - offset[0], (y - top) / scale - offset[1], width / scale, height / scale];
+};
+const label = row => row.querySelector('textarea')?.ariaLabel ?? row.querySelector('p')?.textContent.trim();
+const choices = ({options: {values}}, ...given) => typeof values === 'function' ? values(...given) : values;
+return app.graph.nodes.map(node => ({
+    id: node.id, type: node.type, title: node.title, box: box(node), red: Boolean(node.has_errors),
+    known: node.type in LiteGraph.registered_node_types,
+    labels: [...drawn(node)?.querySelectorAll('.lg-node-widget') ?? []].map(label),
+    widgets: (node.widgets ?? []).map(widget => ({
+        name: widget.name, label: widget.label ?? widget.name, value: widget.value, least: widget.options.min, most: widget.options.max,
+        choices: widget.type === 'combo' ? choices(widget, widget, node) : null,
+        shown: !widget.hidden && !widget.options.hidden && !widget.options.canvasOnly,
+    })),
+}));
+"""
+GROUPS = "return app.graph.groups.map(({title, pos, size}) => ({title, box: [...pos, ...size]}))"
+WIDGET = """
+const node = app.graph.getNodeById(arguments[0]), widget = node.widgets.find(widget => widget.name === arguments[1]);
+return [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
+"""
+FIT = """
+const boxes = [...app.graph.nodes.map(node => node.boundingRect), ...app.graph.groups.map(({pos, size}) => [...pos, ...size])];
+const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]));
+const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]));
+app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], {zoom: 0.88});
+app.canvas.setDirty(true, true);
+"""
+
+
+class Page:
+    """driver: a browser with ComfyUI's page open. pictures: the folder for screenshots."""
+
+    def __init__(self, driver: Chrome, pictures: Path):
+        self.driver, self.pictures = driver, pictures
+        self.run_script = driver.execute_script
+        pictures.mkdir(parents=True, exist_ok=True)
+        self.complaints()  # those of the page's own start
+
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+        """What `condition` returns once it is true. An element that is not there yet, or no longer, is waited for."""
+        waiting = WebDriverWait(self.driver, seconds, 0.1, ignored_exceptions=[WebDriverException])
+        return waiting.until(lambda _: condition(), f"Within {seconds:.0f} s: {what}")
+
+    def find(self, selector: str, text: str | None = None) -> WebElement | None:
+        """The first visible element of that CSS selector, and of that text if one is given."""
+        found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return next((e for e in found if e.is_displayed() and (text is None or e.text.strip() == text)), None)
+
+    def click(self, selector: str, text: str | None = None) -> None:
+        what = f"no {selector}{f' with the text {text!r}' if text else ''} to click"
+        self.wait(lambda: (element := self.find(selector, text)) and (element.click() or True), what)
+
+    def press(self, *keys: str) -> None:
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def use(self, mode: str) -> None:
+        """Draws nodes in one of MODES, by the switch in the page's menu."""
+        if mode == self.mode:
+            return
+        self.click(".comfy-menu-button-wrapper")
+        switch = self.wait(lambda: self.find(".comfy-command-menu .p-toggleswitch"), "no switch for Nodes 2.0 in the menu")
+        switch.click()
+        self.press(Keys.ESCAPE)
+        self.wait(lambda: self.mode == mode and not self.find(".comfy-command-menu"), "Nodes 2.0 did not switch")
+
+    @property
+    def mode(self) -> str:
+        return MODES[self.run_script("return Number(app.extensionManager.setting.get('Comfy.VueNodes.Enabled'))")]
+
+    def browse_templates(self) -> None:
+        """Opens the template browser at the pack's own templates."""
+        self.click(".comfy-menu-button-wrapper")
+        self.click(".comfy-command-menu .p-menubar-item-label", "Browse Templates")
+        self.click(".workflow-template-selector-dialog nav div", "blade")
+        self.wait(lambda: self.find("[data-testid^=template-workflow-blade_]"), "no template of the pack")
+
+    def open_template(self, name: str) -> None:
+        """Opens a template by a click on its card, and brings all of it into view."""
+        if self.dialog():  # a failed test has left it
+            self.press(Keys.ESCAPE)
+        before = self.active()
+        self.browse_templates()
+        self.click(f"[data-testid=template-workflow-{name}]")
+        self.wait(lambda: self.active() != before and name in self.active(), f"the template {name} did not open")
+        self.wait(lambda: not self.find(".workflow-template-selector-dialog"), "the template browser did not close")
+        self.settle()
+        self.run_script(FIT)
+        self.settle()
+
+    def fill(self, title: str, name: str, value: Any) -> None:
+        """Types a value into a widget of the node of that title."""
+        key = next(node["id"] for node in self.nodes() if node["title"] == title)
+        if self.mode == "vue":
+            field = self.driver.find_element(By.CSS_SELECTOR, f".lg-node[data-node-id='{key}'] [aria-label={name}]")
+        else:
+            self.click_canvas(*self.run_script(WIDGET, key, name))
+            field = self.wait(lambda: self.find(".graphdialog .value"), f"no field for {name} of {title}")
+        self.run_script("arguments[0].select()", field)
+        field.send_keys(str(value), Keys.ENTER)
+        held = "return app.graph.getNodeById(arguments[0]).widgets.find(widget => widget.name === arguments[1]).value"
+        self.wait(lambda: self.run_script(held, key, name) == value, f"{name} of {title} did not become {value!r}")
+
+    def click_canvas(self, x: float, y: float) -> None:
+        """A click at these coordinates of the graph."""
+        place = "const {scale, offset} = app.canvas.ds; return [(arguments[0] + offset[0]) * scale, (arguments[1] + offset[1]) * scale]"
+        right, down = self.run_script(place, x, y)
+        canvas = self.driver.find_element(By.ID, "graph-canvas")
+        middle = [canvas.size[side] / 2 for side in ("width", "height")]
+        ActionChains(self.driver).move_to_element_with_offset(canvas, round(right - middle[0]), round(down - middle[1])).click().perform()
+
+    def active(self) -> str:
+        """The file of the workflow that is open."""
+        return self.run_script("return app.extensionManager.workflow.activeWorkflow.path")
+
+    def settle(self) -> None:
+        """Waits until pictures and clips have loaded and the nodes keep their places."""
+        loaded = (
+            "return [...document.querySelectorAll('img, video')].every(e => e.tagName === 'IMG' ? e.complete : e.readyState > 1 || e.error)"
+        )
+        before = []
+
+        def still() -> bool:
+            before.append([node["box"] for node in self.nodes()])
+            return len(before) > 5 and before[-6] == before[-1] and self.run_script(loaded)
+
+        self.wait(still, "the nodes did not come to rest")
+
+    def nodes(self) -> list[dict]:
+        """What the page holds of each node. box: left, top, width and height with its title, in the graph's units."""
+        return self.run_script(NODES)
+
+    def misplaced(self) -> list[str]:
+        """Nodes that cover each other, groups that do, and nodes that lie in no group, notes aside."""
+        nodes, groups = self.nodes(), self.run_script(GROUPS)
+        found = [f"{a['title']} and {b['title']} overlap" for some in (nodes, groups) for a, b in combinations(some, 2) if overlap(a, b)]
+        found += [f"{node['title']} lies in no group" for node in nodes if node["type"] != NOTE and not any(holds(g, node) for g in groups)]
+        return found
+
+    def dialog(self) -> str | None:
+        """The text of an open dialog, if there is one."""
+        found = self.find(".p-dialog")
+        return found and found.text
+
+    def complaints(self) -> list[str]:
+        """What the page's console has called an error since it was last asked."""
+        return [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE" and not USUAL.search(e["message"])]
+
+    def picture(self, name: str) -> None:
+        """A screenshot, with the pointer where it calls no tooltip."""
+        bar = self.driver.find_element(By.CSS_SELECTOR, ".comfyui-queue-button")
+        ActionChains(self.driver).move_to_element_with_offset(bar, 0, 200).perform()
+        self.driver.save_screenshot(str(self.pictures / f"{name}.png"))
+
+
+def overlap(one: dict, other: dict) -> bool:
+    a, b = one["box"], other["box"]
+    return all(a[side] < b[side] + b[side + 2] and b[side] < a[side] + a[side + 2] for side in (0, 1))
+
+
+def holds(group: dict, node: dict) -> bool:
+    a, b = group["box"], node["box"]
+    return all(a[side] <= b[side] and b[side] + b[side + 2] <= a[side] + a[side + 2] for side in (0, 1))
