@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 app.registerExtension({
     name: "blade.preview",
     beforeRegisterNodeDef(nodeType, nodeData) {
-        if (!["BLADE_SaveVideo", "BLADE_DecodeVideo"].includes(nodeData.name)) return;
+        if (!["BLADE_SaveVideo", "BLADE_DecodeVideo", "BLADE_Compare"].includes(nodeData.name)) return;
         const { onExecuted } = nodeType.prototype;
         nodeType.prototype.onExecuted = function (output) {
             this.previewMediaType = output.animated?.[0] ? "video" : "image"; // PNG frames are pictures
