@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.blending_cost import SOURCE, TARGET
-from benchmarks.long_clip import GIVE_BACK, forget_peak, known_peak
+from benchmarks.inversion_cost import GIVE_BACK
+from benchmarks.long_clip import forget_peak, known_peak
 from benchmarks.report import ROOT, machine, merge
 from benchmarks.stages import SAMPLING, Stages, with_default_attention
 from benchmarks.step_cost import SD15Bench, spelled, start_comfy

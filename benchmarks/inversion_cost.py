@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import safetensors.torch
@@ -105,6 +107,9 @@ SIDE = 32  # latent cells: 256 pixels
 LENGTHS = (8, BATCH, 64)  # frames; between the last two no batch of an inversion grows, so that only the clip itself does
 WARM_UP = (2, 2)  # frames, steps: few, since buffers that the warm-up leaves to the process are missing in what is measured
 REPEATS = 2  # servers for each kind and length
+GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""For glibc: freed memory goes back to the system at once, so that what is resident is what is in use. Without it, two runs of one kind
+differ by ten times the trajectory."""
 OVER_PREDICTION = 1.05
 ALLOWANCE = MIB // 2  # a server's own peaks differ by as much from run to run
 
@@ -142,7 +147,8 @@ def measure_above(comfy: Path, base: Path, kind: str, frames: int, steps: int) -
     """Bytes above those of the idle server, at the peak of the prompt, of which only the sampling takes any, in a fresh server."""
     warm_up = sampling_prompt(kind, write_latents(base, WARM_UP[0]), WARM_UP[1])
     prompt = sampling_prompt(kind, write_latents(base, frames), steps)
-    traced = trace_prompt(comfy, base, f"{kind}_{frames}", warm_up, prompt)
+    with patch.dict(os.environ, GIVE_BACK):
+        traced = trace_prompt(comfy, base, f"{kind}_{frames}", warm_up, prompt)
     return traced.peak - traced.idle
 
 

@@ -34,9 +34,8 @@ WARM_UP = (16, 2)  # frames, steps
 LONGEST_GROWTH = 1.10
 PLAIN_INVERSION = {"schedule": "ddim", "depth": 1.0, "method": "DDIM", "refine": 1, "tolerance": 1e-4, "precision": "fp32"}
 SETTLING = 15  # seconds: ComfyUI collects garbage up to ten seconds after a prompt
-GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""For glibc: freed memory goes back to the system at once, so that what is resident is what is in use. Without it, two runs of one kind
-differ by 50 MiB and more."""
+STEADY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""For glibc: large blocks go back to the system when they are freed. Else it keeps up to 64 MiB for later, and two runs of one clip differ by 50."""
 STAGES = {
     "encode": "Encode Video",
     "temporal": "Temporal-Spatial Attention",
@@ -168,7 +167,7 @@ def trace_prompt(comfy: Path, base: Path, name: str, warm_up: dict, prompt: dict
     prompt leaves out is as the page has it.
 
     Raises HostError, and RunFailed with ComfyUI's sentence where a prompt fails."""
-    with patch.dict(os.environ, GIVE_BACK), ComfyHost(comfy, base, log=base / f"host_{name}.log", cpu=True) as host:
+    with ComfyHost(comfy, base, log=base / f"host_{name}.log", cpu=True) as host:
         types = host.object_info()
         failed = host.run(with_defaults(warm_up, types)).error
         if failed:
@@ -205,7 +204,8 @@ def measure_memory(comfy: Path, base: Path, frames: int, steps: int) -> tuple[di
     Raises HostError, and RunFailed with ComfyUI's sentence where the edit fails."""
     video = base / "input" / f"moving_{frames}.mp4"
     write_mp4(video, EDIT.clip.render(max(frames, WARM_UP[0])))
-    traced = trace_prompt(comfy, base, str(frames), edit_prompt(video.name, *WARM_UP), edit_prompt(video.name, frames, steps))
+    with patch.dict(os.environ, STEADY):
+        traced = trace_prompt(comfy, base, str(frames), edit_prompt(video.name, *WARM_UP), edit_prompt(video.name, frames, steps))
     idle, idle_files, stages = traced.idle, traced.idle_files, traced.stages
     kept, peak = (
         trajectory_bytes(frames, steps),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -71,10 +71,22 @@ class EncodeVideo(io.ComfyNode):
                 yield from decode_frames(source, stretch)
 
         chunk = chunk_frames or fitting_chunk(vae, "encode", (1, 3, *size))
-        samples = torch.cat(list(encode_chunks(vae, frames(), chunk, stretch.expected(source))))
+        samples = joined(encode_chunks(vae, frames(), chunk, stretch.expected(source)))
         with reading(TITLE, video):
             sound = load_sound(source, stretch, len(samples))
         return io.NodeOutput({"samples": samples}, stretch.rate(source), to_audio(*sound), len(samples), (source, stretch))
+
+
+def joined(chunks: Iterable[torch.Tensor]) -> torch.Tensor:
+    """All chunks one after another. The chunks themselves do not stay: kept until the end, they would lie scattered among the frames that come
+    and go, and hold on to the memory in between."""
+    whole, count = torch.empty(0), 0
+    for chunk in chunks:
+        if count + len(chunk) > len(whole):
+            whole = torch.cat((whole[:count], torch.empty(max(count, len(chunk)), *chunk.shape[1:]))) if count else torch.empty_like(chunk)
+        whole[count : count + len(chunk)] = chunk
+        count += len(chunk)
+    return whole[:count].clone()
 
 
 def chunk_input(done: str) -> io.Input:
