@@ -63,7 +63,7 @@ class Page:
         pictures.mkdir(parents=True, exist_ok=True)
         self.complaints()  # those of the page's own start
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
         """What `condition` returns once it is true. An element that is not there yet, or no longer, is waited for."""
         waiting = WebDriverWait(self.driver, seconds, 0.1, ignored_exceptions=[WebDriverException])
         return waiting.until(lambda _: condition(), f"Within {seconds:.0f} s: {what}")
@@ -81,7 +81,8 @@ class Page:
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def use(self, mode: str) -> None:
-        """Draws nodes in one of MODES, by the switch in the page's menu."""
+        """Draws nodes in one of MODES, by the switch in the page's menu. Closes a dialog that a failed test has left."""
+        self.close_dialog()
         if mode == self.mode:
             return
         self.click(".comfy-menu-button-wrapper")
@@ -103,8 +104,6 @@ class Page:
 
     def open_template(self, name: str) -> None:
         """Opens a template by a click on its card, and brings all of it into view."""
-        if self.dialog():  # a failed test has left it
-            self.press(Keys.ESCAPE)
         before = self.active()
         self.browse_templates()
         self.click(f"[data-testid=template-workflow-{name}]")
@@ -167,6 +166,11 @@ class Page:
         """The text of an open dialog, if there is one."""
         found = self.find(".p-dialog")
         return found and found.text
+
+    def close_dialog(self) -> None:
+        if self.dialog():
+            self.press(Keys.ESCAPE)
+            self.wait(lambda: not self.dialog(), "the dialog did not close")
 
     def complaints(self) -> list[str]:
         """What the page's console has called an error since it was last asked."""

@@ -45,7 +45,10 @@ def test_a_node_s_help_shows_its_page_and_pictures(bench, name):
     bench.click_canvas(60, -15)
     bench.click("[data-testid=info-button]")
     heads = re.findall("^##? (.*)$", PAGES[name], re.MULTILINE)
-    bench.wait(lambda: (found := bench.run_script(SHOWN)) and found["heads"] == heads and all(found["pictures"]), "no help of this node")
+    bench.wait(
+        lambda: (found := bench.run_script(SHOWN)) and found["heads"] == heads and all(found["pictures"]),
+        "no help of this node, or not with its pictures",
+    )
     bench.picture(f"help_{name}")
     shown = bench.run_script(SHOWN)
     assert len(shown["pictures"]) == PAGES[name].count("![")

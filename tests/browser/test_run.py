@@ -3,7 +3,6 @@
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from selenium.webdriver import Keys
 
 from demo.clips import read_mp4
 from tests.browser.page import MODES
@@ -50,5 +49,4 @@ def test_a_word_that_the_prompt_lacks_is_answered_with_the_pack_s_sentence(colou
     colour.picture(f"error_{colour.mode}")
     for part in ("Blended Sampler (BLADE)", "input source_words", "'circel'", "a, red, circle, on, grass", "Did you mean 'circle'"):
         assert part in sentence
-    colour.press(Keys.ESCAPE)
-    colour.wait(lambda: not colour.dialog(), "the dialog did not close")
+    colour.close_dialog()
