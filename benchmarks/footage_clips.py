@@ -112,7 +112,8 @@ def read(path: Path) -> np.ndarray:
 
 def fitted(picture: np.ndarray, longest_side: int) -> np.ndarray:
     """A frame or a mask as Load Video would bring it to the model's size."""
-    return Fit(*picture.shape[:2], longest_side).apply(picture)
+    height, width = picture.shape[:2]
+    return Fit(height, width, longest_side).apply(picture)
 
 
 def read_mask(path: Path, which: int) -> np.ndarray:

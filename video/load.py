@@ -115,16 +115,18 @@ def at_even_times(shown: Iterable[Shown], fps: float, patience: float) -> Iterat
 
     patience: frames by which one may be early or late beyond the half that rounds before that happens, so that a rate which wavers about
     fps loses none. After FFmpeg's -fps_mode cfr, whose patience is 0.6."""
-    slack, given, last = 0.5 + patience - 1e-6, 0, None
+    slack, given = 0.5 + patience - 1e-6, 0
+    last: Shown | None = None
 
     def repeats(due: float) -> int:
-        return round(due - given) if last and due - given > slack else 0
+        return round(due - given) if due - given > slack else 0
 
     for frame, final in with_end(shown):
         due, end = frame.begin * fps, (frame.begin + frame.duration) * fps
-        for _ in range(repeats(due)):
-            yield last
-            given += 1
+        if last:
+            for _ in range(repeats(due)):
+                yield last
+                given += 1
         if last is None or (due - given >= -slack and not (final and given >= end + slack - 0.5)):
             yield frame
             given += 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import av.filter
@@ -198,7 +199,7 @@ class Pictures:
         if self.palettes:
             frame = self.palettes.apply(frame)
         else:
-            wanted = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"} if self.coding.tagged else {}
+            wanted: dict[str, Any] = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"} if self.coding.tagged else {}
             frame = frame.reformat(format=self.coding.pixels, interpolation=EXACT, **wanted)
         frame.pts, frame.time_base = self.written, 1 / self.rate
         self.file.mux(self.stream.encode(frame))
@@ -214,7 +215,7 @@ class Palettes:
     def __init__(self, size: tuple[int, ...], rate: Fraction):
         self.graph = av.filter.Graph()
         height, width = size
-        source = self.graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
+        source = self.graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate)
         split, chosen = self.graph.add("split"), self.graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
         used, sink = self.graph.add("paletteuse", "new=1"), self.graph.add("buffersink")
         source.link_to(split)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import av
 import cv2
@@ -233,7 +234,7 @@ def decoded(container, stream) -> Iterator:
     if decoder is None or decoder not in av.codecs_available:
         yield from container.decode(stream)
         return
-    context = av.CodecContext.create(decoder, "r")
+    context: Any = av.CodecContext.create(decoder, "r")
     for packet in container.demux(stream):
         for frame in context.decode(packet if packet.size else None):
             frame.time_base = stream.time_base
