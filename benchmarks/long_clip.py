@@ -34,8 +34,8 @@ WARM_UP = (16, 2)  # frames, steps
 LONGEST_GROWTH = 1.10
 PLAIN_INVERSION = {"schedule": "ddim", "depth": 1.0, "method": "DDIM", "refine": 1, "tolerance": 1e-4, "precision": "fp32"}
 SETTLING = 15  # seconds: ComfyUI collects garbage up to ten seconds after a prompt
-STEADY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""For glibc: large blocks go back to the system when they are freed. Else it keeps up to 64 MiB for later, and two runs of one clip differ by 50."""
+STEADY = {"MALLOC_ARENA_MAX": "1"}
+"""For glibc: one heap for all threads. Else each keeps freed memory of its own, and two runs of one clip differ by 50 MiB."""
 STAGES = {
     "encode": "Encode Video",
     "temporal": "Temporal-Spatial Attention",

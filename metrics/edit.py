@@ -17,7 +17,7 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Values = dict[str, float | None]
 Series = dict[str, list[float | None]]
 
-PSNR, FIVE = "background_psnr_db", "background_psnr_db_five_convention"
+PSNR, FIVE = "background_psnr_db", "background_psnr_db_five"
 GROUND, CHANGED, CHANGED_SHARE, MASK_SHARE = "background_pixels", "changed_pixels", "changed_share", "mask_share"
 WARP, WARP_SOURCE = "warp_error_edited", "warp_error_source"
 FLICKER, FLICKER_SOURCE = "colour_flicker_edited", "colour_flicker_source"
