@@ -18,6 +18,7 @@ import numpy as np
 
 from demo.scenes import SIZE, Thing, caption, draw, draw_mask, finish, paint_ground
 from metrics.background import dilate
+from video.source import to_rgb
 
 FOLDER = Path(__file__).parent / "clips"
 FRAMES = 12
@@ -130,9 +131,9 @@ def write_mp4(target: Path, frames: np.ndarray, fps: int = FPS, crf: int = CRF) 
 
 
 def read_mp4(source: Path) -> np.ndarray:
-    """All frames of a video file. uint8 RGB [frames, height, width, 3]"""
+    """All frames of a video file, in the colours in which the pack reads it. uint8 RGB [frames, height, width, 3]"""
     with av.open(str(source)) as file:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+        return np.stack([to_rgb(frame) for frame in file.decode(video=0)])
 
 
 if __name__ == "__main__":

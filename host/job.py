@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import sys
@@ -17,6 +18,16 @@ from .frames import WATCH
 COPIES = 14  # of the clip's latents that core, the solver and blending hold at once
 
 
+def give_back() -> None:
+    """What earlier nodes have freed goes back to the system where the C library is glibc, which else keeps tens of megabytes in its heap: called
+    where a stage of a long clip begins, it leaves them to that stage."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):  # another C library, which does not keep them
+            pass
+
+
 class Job:
     """A clip on its way through a model.
 
@@ -30,6 +41,7 @@ class Job:
 
     def check(self) -> None:
         """Raises ValueError, with what would fit, where memory does not hold the latents or the device not one frame."""
+        give_back()
         frames, width, height = self.shape[0], 8 * self.shape[-1], 8 * self.shape[-2]
         free, needed = psutil.virtual_memory().available, self.working + self.kept * self.in_memory
         if needed > free:

@@ -11,6 +11,8 @@ import torch
 from comfy.utils import ProgressBar
 from torch import Tensor
 
+from .job import give_back
+
 CHANNELS, CELL = 4, 8  # of the SD family's VAEs: channels of a latent, pixels a side of its cells
 LARGEST_CHUNK = 16  # frames; more at once are hardly faster
 
@@ -69,6 +71,7 @@ def decode_chunks(vae, samples: Tensor, chunk: int) -> Iterator[np.ndarray]:
     """Frames of `chunk` latents at a time, uint8 RGB. [chunk, height, width, 3]
 
     samples: [frames, 4, height/8, width/8] as LATENT holds it. Raises ValueError where the VAE gives no numbers."""
+    give_back()
     progress = ProgressBar(len(samples))
     for first in range(0, len(samples), chunk):
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.mask_clips import DEVELOPMENT_CLIPS
+from blade.video.fit import CROP
 from blade.video.load import load_clip
 from demo.clips import truth
 
@@ -223,7 +224,7 @@ def test_a_frame_rate_that_is_none_is_refused(nodes, made):
 
 def prompt_of():
     """The demo clip against its negative, with the mask that an artist drew over it."""
-    load = {"start_frame": 0, "frame_count": 4, "every_nth": 1, "longest_side": 0}
+    load = {"start_frame": 0, "frame_count": 4, "every_nth": 1, "longest_side": 0, "force_fps": 0.0, "sides": CROP}
     pair = {"source": ["1", 0], "edited": ["4", 0], "mask": ["3", 0]}
     return {
         "1": {"class_type": "BLADE_LoadVideo", "inputs": {"video": "blade_red_circle.mp4", **load}},

@@ -146,7 +146,7 @@ def test_the_graph_of_two_edits_makes_both_and_nothing_else(server, graphs):
     graph = copy.deepcopy(graphs["blade_multi_edit"])
     for entry in graph.values():
         if "steps" in entry["inputs"]:
-            entry["inputs"]["steps"] = 15
+            entry["inputs"]["steps"] = 20
     load = node(graph, "BLADE_LoadVideo")["inputs"]
     load["every_nth"] = 3
     key = written_without_loss(graph)
