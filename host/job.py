@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import math
 import sys
@@ -19,8 +20,9 @@ COPIES = 14  # of the clip's latents that core, the solver and blending hold at 
 
 
 def give_back() -> None:
-    """What earlier nodes have freed goes back to the system where the C library is glibc, which else keeps tens of megabytes in its heap: called
-    where a stage of a long clip begins, it leaves them to that stage."""
+    """What earlier nodes are done with goes back to the system, for the stage of a long clip that begins: a sampler's copies of the latents, which
+    its patched model and its callbacks hold in a circle until Python looks for such, and what glibc keeps in its heap when they are freed."""
+    gc.collect()
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
