@@ -1,10 +1,13 @@
-"""What several nodes share: the category, the trajectory's socket type, and errors that name the node."""
+"""What several nodes share: the category, sockets, places of files, and errors that name the node."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -66,3 +69,33 @@ def clip_mask(mask: torch.Tensor, frames: int, height: int, width: int) -> torch
     if len(mask) not in (1, frames):
         raise ValueError(f"it has {len(mask)} frames, but the trajectory has {frames}. Give one mask, or one for each frame.")
     return mask.expand(frames, -1, -1)
+
+
+def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
+    """Folder, name, next number and subfolder of a file in ComfyUI's output folder.
+
+    Raises ValueError where that would be elsewhere, through ".." or through a link, before any folder is made."""
+    output = folder_paths.get_output_directory()
+    outside = f"{prefix!r} leads out of ComfyUI's output folder. Give a place inside it, such as 'blade/trajectory'."
+    if not within(os.path.join(output, os.path.dirname(os.path.normpath(prefix))), output):
+        raise ValueError(outside)
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
+    except OSError as error:
+        raise ValueError(f"the folder of {prefix!r} cannot be used ({error}). Choose another.") from error
+    except Exception as error:  # core's own check, on paths whose links are not followed, raises nothing narrower
+        raise ValueError(outside) from error
+    if not within(folder, output):  # %width% and the like are known only now
+        raise ValueError(outside)
+    return folder, name, counter, subfolder
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether a path lies in a folder, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def check_inside(path: str, name: str) -> None:
+    """Raises ValueError for a file or folder to be read, `name` to the artist, that lies outside ComfyUI's output and input folders, links followed."""
+    if not any(within(path, folder) for folder in (folder_paths.get_output_directory(), folder_paths.get_input_directory())):
+        raise ValueError(f"{name!r} lies outside ComfyUI's output and input folders. Move the file into one of them.")

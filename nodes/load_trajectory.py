@@ -13,8 +13,7 @@ from ..attention.record import CrossAttentionRecord
 from ..host.job import show_in_node
 from ..inversion.file import FORMAT, load_trajectory, read_metadata
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, naming
-from .save_trajectory import within
+from .common import CATEGORY, CELL, TrajectorySocket, check_inside, naming
 
 TITLE = "Load Trajectory (BLADE)"
 
@@ -73,8 +72,7 @@ def find(name: str) -> Path:
     Raises ValueError where it is not there, or lies outside both folders, links followed."""
     with naming(TITLE, "trajectory_file"):
         path = folder_paths.get_annotated_filepath(name)
-        if not any(within(path, folder) for folder in (folder_paths.get_output_directory(), folder_paths.get_input_directory())):
-            raise ValueError(f"{name!r} lies outside ComfyUI's output and input folders. Move the file into one of them.")
+        check_inside(path, name)
         if not os.path.isfile(path):
             raise ValueError(f"there is no file {name!r} in ComfyUI's output or input folder. Choose another.")
     return Path(path)

@@ -12,8 +12,7 @@ from comfy_api.latest import io
 from ..video.fit import CROP, PAD
 from ..video.load import Stretch, load_clip
 from ..video.source import PICTURES, Source, source_of_path
-from .common import CATEGORY, FitSocket
-from .save_trajectory import within
+from .common import CATEGORY, FitSocket, check_inside
 
 TITLE = "Load Video (BLADE)"
 
@@ -144,8 +143,7 @@ def check_file(title: str, video: str) -> bool | str:
 def clip_path(video: str) -> str:
     """Raises ValueError for one that lies outside ComfyUI's folders, links followed."""
     path = folder_paths.get_annotated_filepath(video)
-    if not any(within(path, folder) for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory())):
-        raise ValueError(f"{video!r} lies outside ComfyUI's input and output folders. Copy the clip into one of them.")
+    check_inside(path, video)
     return path
 
 

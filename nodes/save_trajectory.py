@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..host.job import show_in_node
 from ..inversion.file import mebibytes, save_trajectory
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, naming
+from .common import CATEGORY, CELL, TrajectorySocket, naming, place
 
 TITLE = "Save Trajectory (BLADE)"
 
@@ -50,27 +48,3 @@ class SaveTrajectory(io.ComfyNode):
         shown += f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps"
         show_in_node(shown, cls.hidden.unique_id if cls.hidden else None)
         return io.NodeOutput(trajectory, ui=ui.PreviewText(shown))
-
-
-def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
-    """Folder, name, next number and subfolder of a file in ComfyUI's output folder.
-
-    Raises ValueError where that would be elsewhere, through ".." or through a link, before any folder is made."""
-    output = folder_paths.get_output_directory()
-    outside = f"{prefix!r} leads out of ComfyUI's output folder. Give a place inside it, such as 'blade/trajectory'."
-    if not within(os.path.join(output, os.path.dirname(os.path.normpath(prefix))), output):
-        raise ValueError(outside)
-    try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
-    except OSError as error:
-        raise ValueError(f"the folder of {prefix!r} cannot be used ({error}). Choose another.") from error
-    except Exception as error:  # core's own check, on paths whose links are not followed, raises nothing narrower
-        raise ValueError(outside) from error
-    if not within(folder, output):  # %width% and the like are known only now
-        raise ValueError(outside)
-    return folder, name, counter, subfolder
-
-
-def within(path: str, folder: str) -> bool:
-    """Whether a path lies in a folder, links followed."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

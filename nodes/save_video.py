@@ -11,12 +11,11 @@ import torch
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..host.job import frame_ticks
-from ..video.load import Stretch, restored, restored_size
+from ..video.load import Stretch, restored, restored_size, uncut
 from ..video.pictures import to_bytes
 from ..video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, check_fps, check_sides, check_sound, save_video
 from ..video.source import Source
-from .common import CATEGORY, FitSocket, naming
-from .save_trajectory import place
+from .common import CATEGORY, FitSocket, naming, place
 
 TITLE = "Save Video (BLADE)"
 MOST_SHOWN = 16  # PNG frames in the node itself; the folder has all
@@ -134,7 +133,8 @@ def write_video(
         check_fps(fps)
     if fit:
         with naming(title, "fit"):
-            size, chunks = restored_size(size, *fit), restored(chunks, *fit)
+            size = restored_size(size, *fit)
+        chunks = restored(chunks, *fit, own_frames(title, *fit))
     with naming(title, "format"):
         check_sides(format, *size)
     waveform, sample_rate = (audio["waveform"][0], audio["sample_rate"]) if audio else (None, 0)
@@ -149,6 +149,13 @@ def write_video(
     some = np.linspace(0, written - 1, min(written, MOST_SHOWN)).round().astype(int)
     within = Path(subfolder, path.name).as_posix()
     return path, ui.SavedImages([ui.SavedResult(f"{number:05}.png", within, io.FolderType.output) for number in some])
+
+
+def own_frames(title: str, source: Source, stretch: Stretch) -> Iterator[np.ndarray]:
+    """The clip's own frames, read once more; errors name the node and its input fit."""
+    with naming(title, "fit"):
+        yield from uncut(source, stretch)
+        raise ValueError("there are more frames than in the clip that this is the fit of. Connect the fit of the clip that was edited.")
 
 
 def check_pictures(frames: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ from .source import Shown, Source, source_of_path
 class Stretch:
     """Which frames of a clip are read, and how: start, start + every_nth, ..., `count` of them (0: to the end), fitted as `Fit` says.
 
-    fps: frames a second from which they are counted (0: the clip's own on average). Where the clip has another rate, or one that varies,
+    fps: frames a second from which they are counted (0: the clip's own). Where the clip has another rate, or one that varies,
     frames are left out or repeated so that each is seen at its time: sound and motion keep their pace. Pictures of a folder have no times:
     all of them are shown at this rate."""
 
@@ -164,16 +164,17 @@ def restored_size(size: tuple[int, int], source: Source, stretch: Stretch) -> tu
     return fit.scaled
 
 
-def restored(chunks: Iterable[np.ndarray], source: Source, stretch: Stretch) -> Iterator[np.ndarray]:
+def uncut(source: Source, stretch: Stretch) -> Iterator[np.ndarray]:
+    """`decode_frames` without the crop or the padding."""
+    return pictures_of(source, stretch, stretch.fit(source).scale)
+
+
+def restored(chunks: Iterable[np.ndarray], source: Source, stretch: Stretch, own: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """An edited clip's chunks, uint8 [frames, height, width, 3], at the size that the source's frames had before they were cropped or padded.
 
-    What was cropped is the source's own again: its frames are read once more, in step. Raises ValueError for more frames than it has."""
+    own: `uncut` of the same, in step with the chunks: what was cropped is the source's again. Where nothing was, none of it is asked for."""
     fit = stretch.fit(source)
     cropped = stretch.sides != PAD and fit.size != fit.scaled
-    own = pictures_of(source, stretch, fit.scale) if cropped else None
     for chunk in chunks:
-        pictures = list(islice(own, len(chunk))) if own else []
-        if own and len(pictures) < len(chunk):
-            raise ValueError("there are more frames than in the clip that this is the fit of")
-        sources = np.stack(pictures).round().clip(0, 255).astype(np.uint8) if pictures else None
+        sources = np.stack(list(islice(own, len(chunk)))).round().clip(0, 255).astype(np.uint8) if cropped else None
         yield fit.undo(chunk, sources)

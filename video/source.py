@@ -26,9 +26,8 @@ CUT_OFF = "the file is damaged or cut off. Set frame_count so that it ends befor
 # A rate that varies by more than a tenth is read at that of its finest clock, which keeps every frame at its time; one that wavers less, or whose
 # clock would make more than so many frames of each, is read at its average.
 LEAST_VARYING, MOST_REPEATED = 1.1, 2.5
-EXACT = (
-    4 | 0x2000 | 0x4000 | 0x40000
-)  # libswscale's flags: bicubic, whole chroma, accurate rounding. Without, flat colours are off by up to 3
+# libswscale's flags: bicubic, whole chroma, accurate rounding. Without them flat colours are off by up to 3
+EXACT = 4 | 0x2000 | 0x4000 | 0x40000
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave out the alpha that WebM keeps beside the colours
 
@@ -45,8 +44,8 @@ class Shown:
 
 class Source(ABC):
     """fps: frames a second at which it is read. even: each frame is shown for the same time. timed: its frames have times; else a forced rate is
-    theirs, and leaves none out. frames: how many there are (an estimate; None where a
-    header has no length). height, width: of a frame that is shown upright and with square pixels."""
+    theirs, and leaves none out. frames: how many there are (an estimate; None where a header has no length). height, width: of a frame that is
+    shown upright and with square pixels."""
 
     fps: float
     even: bool

@@ -86,7 +86,7 @@ def test_frames_of_another_size_are_refused_before_anything_is_written(nodes, no
     fit = nodes.load("noise.mkv")[-1]
     with pytest.raises(ValueError, match=r"^Save Video \(BLADE\), input fit: the frames are 64x64 pixels.*read at 88x56"):
         nodes.save(torch.zeros(2, 64, 64, 3), fit=fit)
-    with pytest.raises(ValueError, match="more frames than in the clip"):
+    with pytest.raises(ValueError, match=r"^Save Video \(BLADE\), input fit: there are more frames than in the clip.*Connect the fit"):
         nodes.save(torch.zeros(6, 56, 88, 3), fit=fit)
     with pytest.raises(ValueError, match=r"input format: mp4 \(H.264\) takes frames with even sides, and these are 94x63"):
         nodes.save(torch.zeros(5, 56, 88, 3), fit=fit, form=H264)
@@ -130,8 +130,8 @@ def test_a_clip_outside_the_folders_is_refused(nodes, noise, tmp_path, name):
     if name.startswith("linked"):
         (nodes.input / name).symlink_to(tmp_path / "outside.mkv")
     name = name.format(tmp_path)
-    assert "lies outside ComfyUI's input and output folders" in LoadVideo.validate_inputs(name)
-    with pytest.raises(ValueError, match=r"Load Video \(BLADE\), input video.*lies outside ComfyUI's input and output folders"):
+    assert "lies outside ComfyUI's output and input folders" in LoadVideo.validate_inputs(name)
+    with pytest.raises(ValueError, match=r"Load Video \(BLADE\), input video.*lies outside ComfyUI's output and input folders"):
         nodes.load(name)
 
 
