@@ -165,8 +165,8 @@ def draw(found: dict, path: Path) -> bool:
     if memory or inversion:
         lines.set_xlabel("frames")
         lines.set_ylabel("peak above the idle server, MiB")
-        lines.set_ylim(bottom=0)
-        lines.legend(fontsize=8, frameon=False)
+        lines.set_ylim(0, 1.35 * lines.get_ylim()[1])  # room for the legend above the curves
+        lines.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
     else:
         lines.set_axis_off()
     for side in (bars, lines):
