@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..inversion.ddim import check_finite
+
 CALLS_PER_STEP = {
     "euler": 1,
     "heun": 2,
@@ -80,6 +82,7 @@ class BlendedModel:
         level = sigma.flatten()[0]
         behind = self.background(level).to(x)
         denoised = self.model(blend(x, behind, self.mask), sigma, **extra_args)
+        check_finite(denoised, float(level), self.step + 1, len(self.sigmas) - 1)
         if self.agree is not None:
             denoised = self.agree(denoised, float(level))
         # Where the mask is soft, the input and the last blend mix already: mixing here too would leave the edit's share squared.
@@ -129,7 +132,8 @@ def sample_blended(
     """Samples with `solver` inside the mask and along `background` outside; returns [frames, channels, h, w].
 
     Arguments before the star are those of every k-diffusion sampler. x is where the inside begins; outside the first mask the background
-    does. The solver gets its own copy of x and of the sigmas, since some write into theirs. The last blend uses the last step's mask."""
+    does. The solver gets its own copy of x and of the sigmas, since some write into theirs. The last blend uses the last step's mask.
+    Raises ValueError where the model gives no numbers."""
     blended = BlendedModel(model, sigmas, background, mask, calls_per_step, agree)
     x = blend(x, background(sigmas[0]).to(x), blended.mask.to(x))
     x = solver(blended, x, sigmas.clone(), extra_args=extra_args or {}, callback=callback, disable=disable)

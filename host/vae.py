@@ -56,13 +56,15 @@ def fitting_chunk(vae, step: str, shape: tuple[int, ...]) -> int:
 def encode_chunks(vae, frames: Iterable[np.ndarray], chunk: int, expected: int | None) -> Iterator[Tensor]:
     """Latents of `chunk` frames at a time, fp32 on the CPU. [chunk, 4, height/8, width/8]
 
-    frames: uint8 RGB [height, width, 3], taken as they are needed. expected: about how many there are, for the progress bar."""
-    frames = iter(frames)
+    frames: uint8 RGB [height, width, 3], taken as they are needed. expected: about how many there are, for the progress bar.
+    Raises ValueError where the VAE gives no numbers."""
+    frames, first = iter(frames), 0
     progress = ProgressBar(expected or 1)
     while pictures := list(islice(frames, chunk)):
         comfy.model_management.throw_exception_if_processing_interrupted()
         pixels = torch.from_numpy(np.stack(pictures)).float().div_(255)
-        latent = vae.encode(pixels).float().cpu()
+        latent = encode_finite(vae, pixels, first)
+        first += len(pictures)
         progress.update(len(pictures))
         yield latent
 
@@ -80,14 +82,25 @@ def decode_chunks(vae, samples: Tensor, chunk: int) -> Iterator[np.ndarray]:
         yield pixels.clamp(0, 1).mul_(255).round_().byte().numpy()
 
 
+def encode_finite(vae, pixels: Tensor, first: int = 0) -> Tensor:
+    """Latents of a few frames, fp32 on the CPU. pixels: [frames, height, width, 3] in 0..1. first: the number of their first, for errors.
+
+    Raises ValueError where the VAE gives no numbers."""
+    return checked(vae.encode(pixels), "encodes", first)
+
+
 def decode_finite(vae, samples: Tensor, first: int = 0) -> Tensor:
     """Frames of a few latents, fp32 on the CPU, [frames, height, width, 3]. first: the number of their first, for errors.
 
     Raises ValueError where the VAE gives no numbers."""
-    pixels = vae.decode(samples).float().cpu()
-    if not torch.isfinite(pixels).all():
+    return checked(vae.decode(samples), "decodes", first)
+
+
+def checked(made: Tensor, does: str, first: int) -> Tensor:
+    made = made.float().cpu()
+    if not torch.isfinite(made).all():
         raise ValueError(
-            f"it decodes frames {first} to {first + len(pixels) - 1} to values that are not finite (NaN or infinity). "
+            f"it {does} frames {first} to {first + len(made) - 1} to values that are not finite (NaN or infinity). "
             "Start ComfyUI with --fp32-vae, or take another VAE."
         )
-    return pixels
+    return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
+
 from ..attention.words import CHUNK, INVERSION, WORD_END, PromptWords, read_words
 
 KEY = "blade_words"
@@ -14,11 +16,15 @@ CLIPS = {"l", "g", "h"}  # ComfyUI's names of the text encoders of SD1.5, SD2.x 
 def encode_prompt(clip, text: str) -> list:
     """CONDITIONING as core's CLIPTextEncode makes it, with the prompt's words beside it.
 
-    Raises ValueError as `tokenised_words` and `refuse_foreign_inversions` do."""
+    Raises ValueError as `tokenised_words` and `refuse_foreign_inversions` do, and where the text encoder gives no numbers."""
     tokens = clip.tokenize(text)
     words = tokenised_words(clip, text, tokens)
     refuse_foreign_inversions(clip, tokens)
     conditioning = clip.encode_from_tokens_scheduled(tokens)
+    if not all(torch.isfinite(embedding).all() for embedding, _ in conditioning):
+        raise ValueError(
+            "the text encoder gives values that are not finite (NaN or infinity). Start ComfyUI with --fp32-text-enc, or take another checkpoint."
+        )
     return [[embedding, {**options, KEY: words}] for embedding, options in conditioning]
 
 

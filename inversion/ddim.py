@@ -66,15 +66,20 @@ def invert_ddim(
         if refine is not None:
             slope = (guess - x) / (arriving - leaving)
         x = guess
-        if not torch.isfinite(x).all():
-            raise ValueError(
-                f"the model gives values that are not finite (NaN or infinity) at sigma {float(arriving):.4f}, step {i + 1} of {len(rising) - 1}. "
-                "Start ComfyUI with --force-fp32 or --force-upcast-attention, or take another checkpoint."
-            )
+        check_finite(x, float(arriving), i + 1, len(rising) - 1)
         keep(i + 1, x)
         if callback is not None:
             callback({"i": i, "x": x, "sigma": arriving, "denoised": denoised})
     return x
+
+
+def check_finite(found: Tensor, sigma: float, step: int, steps: int) -> None:
+    """Raises ValueError where a model gave no numbers at a level. step: counted from 1."""
+    if not torch.isfinite(found).all():
+        raise ValueError(
+            f"the model gives values that are not finite (NaN or infinity) at sigma {sigma:.4f}, step {step} of {steps}. "
+            "Start ComfyUI with --force-fp32 or --force-upcast-attention, or take another checkpoint."
+        )
 
 
 def solve_step(

@@ -27,6 +27,8 @@ def naming(node: str, input_name: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if str(error).startswith(node):
+            raise  # what is nested in here knows the input
         where = f"{node}, input {input_name}" if input_name else node
         raise ValueError(f"{where}: {error}") from error
 

@@ -71,7 +71,8 @@ class EncodeVideo(io.ComfyNode):
                 yield from decode_frames(source, stretch)
 
         chunk = chunk_frames or fitting_chunk(vae, "encode", (1, 3, *size))
-        samples = joined(encode_chunks(vae, frames(), chunk, stretch.expected(source)))
+        with naming(TITLE, "vae"):
+            samples = joined(encode_chunks(vae, frames(), chunk, stretch.expected(source)))
         with reading(TITLE, video):
             sound = load_sound(source, stretch, len(samples))
         return io.NodeOutput({"samples": samples}, stretch.rate(source), to_audio(*sound), len(samples), (source, stretch))

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..blending.composite import window
 from ..blending.latent_composite import composite_latents
 from ..host.job import frame_ticks
-from ..host.vae import check_latent, check_vae, decode_finite, fitting_chunk
+from ..host.vae import check_latent, check_vae, decode_finite, encode_finite, fitting_chunk
 from .common import CATEGORY, CELL, naming
 from .composite import mask_of_edit
 from .encode_video import chunk_input
@@ -76,7 +76,7 @@ class LatentComposite(io.ComfyNode):
             mask = mask_of_edit(mask, source, size, (rows, columns)).expand(len(samples), -1, -1)
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
-            return vae.encode(pixels).to(samples)
+            return encode_finite(vae, pixels, int(part[0])).to(samples)
 
         def decode(latents: torch.Tensor) -> torch.Tensor:
             return decode_finite(vae, latents, int(part[0]))

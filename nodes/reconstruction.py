@@ -11,6 +11,7 @@ from ..host.job import Job
 from ..host.sampling import latent_out, run_sampler, solver_function
 from ..host.vae import check_vae, decode_chunks, fitting_chunk
 from ..host.words import words_of
+from ..inversion.ddim import check_finite
 from ..inversion.trajectory import Trajectory
 from ..metrics.background import psnr_outside
 from ..metrics.reconstruction import drift, latent_psnr, plot
@@ -65,6 +66,8 @@ class ReconstructionCheck(io.ComfyNode):
 
             def compare(state: dict) -> None:
                 sigma = float(sigmas[state["i"]])
+                with naming(TITLE, "model"):
+                    check_finite(state["denoised"], sigma, state["i"] + 1, trajectory.steps)
                 drifts.append(drift(trajectory.at(sigma), state["x"].float().cpu(), sigma))
                 callback(state)
 

@@ -91,7 +91,8 @@ class BlendedSamplerSelect(io.ComfyNode):
             with naming(TITLE):
                 check_run(model, x, extra_args, trajectory, run.prompted)
             sampled = blended_function(trajectory, run.layers, run.prompted, sampler_name, seed, source, job.watch(node_id))
-            return sampled(model, x, sigmas, extra_args, callback, disable)
+            with naming(TITLE, "model"):
+                return sampled(model, x, sigmas, extra_args, callback, disable)
 
         positive = [entry for edit in edits for entry in edit.positive]
         return io.NodeOutput(as_sampler(function), positive, own_sigmas, {"samples": latent_out(model, trajectory.clip)})

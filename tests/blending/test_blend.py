@@ -188,3 +188,15 @@ def test_a_soft_mask_leaves_just_its_share_of_the_edit():
         background=lambda sigma: TRAJECTORY.at(sigma)[..., :5], mask=lambda step: mask,
     )  # fmt: skip
     torch.testing.assert_close(found, mask * drawn + (1 - mask) * clip[0])
+
+
+def test_a_model_that_gives_no_numbers_is_told_of_at_once_though_the_mask_leaves_them_out():
+    calls = []
+
+    def failing(x, sigma):
+        calls.append(float(sigma[0]))
+        return network(x, sigma) * (torch.nan if len(calls) == 3 else 1)
+
+    with pytest.raises(ValueError, match=r"not finite .* at sigma 1\.0000, step 3 of 4\. .*--force-fp32"):
+        edit(torch.zeros(3, 1, 6, 6), failing)
+    assert calls == [10.0, 4.0, 1.0]

@@ -255,6 +255,19 @@ def test_the_check_is_the_psnr_of_sampling_back_with_core(comfy, loaded, prompt,
     assert [f"| {frame} | " in report for frame in range(FRAMES + 1)] == [True] * FRAMES + [False]
 
 
+def test_a_model_that_gives_no_numbers_is_told_of_by_the_check(loaded, invert, check):
+    broken, calls = loaded[0].clone(), []
+
+    def fail(apply, given):
+        calls.append(1)
+        return apply(given["input"], given["timestep"], **given["c"]) * (torch.nan if len(calls) == 2 else 1)
+
+    broken.set_model_unet_function_wrapper(fail)
+    with pytest.raises(ValueError, match=r"^Reconstruction Check \(BLADE\), input model: the model gives values .* step 2 of"):
+        check(invert(), broken)
+    assert len(calls) == 2
+
+
 def test_decoded_frames_are_measured_against_the_vaes_own(loaded, invert, check):
     _, _, report, _ = check(invert(**REFINED), vae=loaded[2])
     decoded = float(report.split("decoded: mean ")[1].split(" dB")[0])

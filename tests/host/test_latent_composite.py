@@ -115,3 +115,10 @@ def test_a_vae_that_decodes_to_no_numbers_is_named(studio, edited, source):
 
     with pytest.raises(ValueError, match=r"^Latent Composite \(BLADE\), input vae: it decodes frames 0 to 0 .*--fp32-vae"):
         LatentComposite.execute({"samples": edited}, Broken(), source, studio.truth)
+
+
+def test_a_vae_that_encodes_to_no_numbers_is_named(studio, edited, source, monkeypatch):
+    real = studio.vae.encode
+    monkeypatch.setattr(studio.vae, "encode", lambda pixels: real(pixels) * torch.inf)
+    with pytest.raises(ValueError, match=r"^Latent Composite \(BLADE\), input vae: it encodes frames 0 to 2 .*--fp32-vae"):
+        composite(studio, edited, source, studio.truth)

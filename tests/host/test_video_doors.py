@@ -186,6 +186,13 @@ def test_a_vae_that_overflows_is_named_with_the_frames_and_leaves_no_file(doors,
     assert written(doors) == []
 
 
+def test_a_vae_that_overflows_while_encoding_is_named_with_the_frames(doors, vae, monkeypatch):
+    real = vae.encode
+    monkeypatch.setattr(vae, "encode", lambda pixels: real(pixels) * np.nan)
+    with pytest.raises(ValueError, match="Encode Video.*input vae.*encodes frames 0 to .*not finite.*--fp32-vae"):
+        doors.encode(vae)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -133,3 +133,14 @@ def test_a_text_encoder_beside_clip_is_refused(sdxl):
 def test_a_clip_of_longer_chunks_is_refused(sdxl):
     with pytest.raises(ValueError, match="not a CLIP one of 77 tokens"):
         tokenised_words(sdxl, "a car", {"l": [[(49406, 1.0)] * 248]})
+
+
+def test_a_text_encoder_that_overflows_is_told_of_by_the_prompt(clip, monkeypatch):
+    from blade.nodes.prompt import Prompt
+
+    real = clip.encode_from_tokens_scheduled
+    monkeypatch.setattr(clip, "encode_from_tokens_scheduled", lambda tokens: [[found * torch.inf, more] for found, more in real(tokens)])
+    with pytest.raises(
+        ValueError, match=r"Prompt \(BLADE\), input clip: the text encoder gives values that are not finite .*--fp32-text-enc"
+    ):
+        Prompt.execute(clip, "a red circle")
