@@ -10,6 +10,7 @@ nox -s train           trains the demo checkpoint anew
 nox -s figures         measures the demo checkpoint
 nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (about an hour and a half)
 nox -s bench_speed     time and memory, as ratios; tables and a picture in out/bench/ (about an hour and a half)
+nox -s faults          faults at every stage, cancellations, a soak, fuzzing; a table in out/faults/ (about three quarters of an hour)
 nox -s bench_footage   your checkpoint on your clips: -- --checkpoint FILE --clips FOLDER, or --video FILE with two prompts
 
 What follows `--` goes to the program that the session runs. COMFYUI_PATH names a ComfyUI to use instead of the pinned
@@ -149,6 +150,11 @@ def bench_quality(session: nox.Session) -> None:
 @nox.session
 def bench_speed(session: nox.Session) -> None:
     Environment(session).run("benchmarks.speed", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    Environment(session).run("benchmarks.faults", *session.posargs)
 
 
 @nox.session

@@ -15,18 +15,16 @@ MIB = 2**20
 SETTINGS = 50  # different ones; each comes up again and again
 WARM_UP = 0.25  # share of the edits
 EDIT = DEVELOPMENT_COLOUR_EDITS[0]
-STAGES = ("check", "second edit", "composite")  # beside the main edit; each is left out of some
-SOLVERS = ("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "uni_pc", "ddim", "ipndm")
+SOLVERS = ("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ipndm_v", "res_multistep", "uni_pc")
 
 
 def settings(number: int) -> dict[str, Node]:
     """The prompt of one of the random settings, all but the checkpoint done anew whenever another one came before."""
     draw = random.Random(number)
     made = graph(number)
-    frames = draw.randint(1, 4)
+    stretch = {"frame_count": draw.randint(1, 3), "longest_side": draw.choice((96, 128))}
     for name in ("latent", "frames"):
-        made[name]["inputs"] |= {"frame_count": frames, "longest_side": draw.choice((96, 128))} if name == "latent" else {}
-    made["frames"]["inputs"] |= {key: made["latent"]["inputs"][key] for key in ("frame_count", "longest_side")}
+        made[name]["inputs"] |= stretch
     made["temporal"]["inputs"] |= {
         "next_frame": draw.random() < 0.3, "middle_frame": draw.random() < 0.3, "batch_frames": draw.randint(0, 3), "strength": draw.choice((1.0, 0.6)),
     }  # fmt: skip

@@ -28,7 +28,9 @@ from aiohttp import web
 from server import PromptServer
 
 HOST = ("comfy.", "comfy_extras.", "comfy_execution.", "execution", "folder_paths", "latent_preview", "nodes", "torch.nn.functional")
-ROOM = 96 * 1024  # bytes: what a file may still grow, the server's own log among them, once the disk is "full"
+ROOM = (
+    12 * 1024
+)  # bytes that the server's log, and so any file, may still grow once the disk is "full": less than any of the edit's files takes
 
 
 class Fault:

@@ -1,0 +1,62 @@
+"""A few of the faults of `nox -s faults`, on a real server: one of each kind, and two cancellations."""
+
+import pytest
+
+from benchmarks.fault_cells import AT_ONCE, CANCEL, EXCEPTION, MEMORY, NAN, Fresh, in_one_server
+from benchmarks.fault_graph import FaultHost, graph, prepare
+
+
+@pytest.fixture(scope="module")
+def host(comfy_folder, tmp_path_factory):
+    with FaultHost(comfy_folder, prepare(tmp_path_factory.mktemp("faults")), cpu=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def fresh(host):
+    return Fresh.of(host)
+
+
+@pytest.fixture(scope="module")
+def nonces():
+    return iter(range(1, 1000))
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "sentence"),
+    [
+        ("inversion.cross-attention", CANCEL, "interrupted"),
+        ("inversion.unet", MEMORY, "the fault of a full device"),
+        ("sampling.self-attention", EXCEPTION, "the fault of another pack"),
+        ("sampling.unet", NAN, "Blended Sampler (BLADE), input model: the model gives values that are not finite"),
+        ("decoding.decode", CANCEL, "interrupted"),
+    ],
+)
+def test_after_a_fault_the_server_gives_what_a_fresh_one_does_and_holds_nothing_more(host, fresh, nonces, place, kind, sentence):
+    end, dirt = in_one_server(host, fresh, place, kind, nonces)
+    assert end.startswith(sentence)
+    assert dirt == []
+
+
+def test_a_fault_that_does_not_happen_is_told(host, fresh, nonces):
+    place = "inversion.unet"
+    fewer = Fresh(fresh.digests, fresh.files, fresh.state, {place: 1000 * fresh.calls[place]}, fresh.seconds)
+    assert in_one_server(host, fewer, place, CANCEL, nonces) == ("finished", ["the fault did not happen"])
+
+
+def test_what_a_run_leaves_behind_is_told(host, fresh, nonces):
+    """Planted: part of a file, a file in the temp folder, and a result of other bits."""
+    prompt = graph(next(nonces))
+    prompt["edited"]["inputs"]["cfg"] = 3.0
+    (host.base / "output" / "faults").mkdir(exist_ok=True)
+    (host.base / "output" / "faults" / "half.mkv").write_bytes(b"RIFF")
+    left = host.base / "temp" / "left.bin"
+    left.write_bytes(b"x")
+    try:
+        ran = host.edit(prompt)
+    finally:
+        left.unlink()
+    assert any(told.startswith("file faults/half.mkv: cannot be read") for told in fresh.unlike(ran, ()))
+    assert [told.split(":")[0] for told in fresh.unlike(ran, AT_ONCE)][0] == "temp"
+    assert "digest of edited differs" in fresh.missed(ran)
+    assert "digest of latent differs" not in fresh.missed(ran)
