@@ -6,7 +6,6 @@ import json
 import math
 import mmap
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..video.whole import whole
 from .trajectory import Origin, Trajectory
 
 FORMAT, VERSION = "blade_trajectory", 1
@@ -29,7 +29,7 @@ def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Writes a trajectory in one piece or not at all; what lay at `path` stays until the new file is whole.
 
     The record needs `to_tensors() -> (tensors by name, what JSON holds)`; axis 1 of its tensors are the frames.
-    Raises ValueError where the trajectory is not one that `load_trajectory` takes, the disk has no room, or writing fails."""
+    Raises ValueError where the trajectory is not one that `load_trajectory` takes, Unwritable where the disk has no room or refuses."""
     try:
         check(trajectory)
     except ValueError as error:
@@ -55,22 +55,17 @@ def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "trajectory": json.dumps(description)}
     needed = sum(tensor.nbytes for tensor in tensors.values()) + 2 * len(metadata["trajectory"]) + 2**16
-    temporary = path.with_name(f".blade_{secrets.token_hex(8)}.tmp")
-    try:
+    with whole(path) as made:
         free = shutil.disk_usage(path.parent).free
         if needed > free:
-            raise ValueError(
-                f"{path.name!r} needs {mebibytes(needed)}, and its disk has {mebibytes(free)} free. Make room, then save again."
-            )
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode  # safetensors puts a file of its own here, which nobody else may read
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path.name!r} cannot be written ({error}). Make room, or choose another name.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            raise OSError(f"it needs {mebibytes(needed)}, and its disk has {mebibytes(free)} free")
+        made.touch()
+        mode = made.stat().st_mode  # safetensors puts a file of its own here, which nobody else may read
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made, metadata)
+        except SafetensorError as error:
+            raise OSError(error) from error
+        made.chmod(mode)
 
 
 def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], Any]) -> Trajectory:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import blade.inversion.file as file
 from blade.inversion.file import load_trajectory, save_trajectory
 from blade.inversion.trajectory import Origin, Trajectory
+from blade.video.whole import Unwritable
 
 SIGMAS = torch.tensor([0.0, 0.1, 2.0, 14.6])
 LATENTS = torch.randn(4, 3, 4, 5, 6)
@@ -258,7 +259,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(saved, monkeypatch, er
 
     before = saved.read_bytes()
     monkeypatch.setattr(file, "save_file", failing)
-    with pytest.raises(ValueError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+    with pytest.raises(Unwritable if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         save_trajectory(saved, HALVED)
     assert isinstance(error, KeyboardInterrupt) or "'clip.safetensors' cannot be written" in str(caught.value)
     assert saved.read_bytes() == before
@@ -267,6 +268,6 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(saved, monkeypatch, er
 
 def test_a_full_disk_is_refused_with_both_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "total used free")(9 << 30, 0, 2**20))
-    with pytest.raises(ValueError, match=r"needs 11\.\d MiB, and its disk has 1\.0 MiB free"):
+    with pytest.raises(Unwritable, match=r"needs 11\.\d MiB, and its disk has 1\.0 MiB free"):
         save_trajectory(tmp_path / "a.safetensors", Trajectory(SIGMAS, torch.zeros(4, 3, 4, 250, 240)))
     assert not list(tmp_path.iterdir())
