@@ -141,15 +141,18 @@ def check_file(title: str, video: str) -> bool | str:
 
 
 def clip_path(video: str) -> str:
-    """Raises ValueError for one that lies outside ComfyUI's folders, links followed."""
+    """Raises ValueError for one that lies outside ComfyUI's folders, it or what is in it, links followed."""
     path = folder_paths.get_annotated_filepath(video)
     check_inside(path, video)
+    for entry in os.scandir(path) if os.path.isdir(path) else ():
+        if entry.is_symlink():
+            check_inside(entry.path, os.path.join(video, entry.name))
     return path
 
 
 def file_stamp(video: str) -> str:
     """Changes when the file does, or one in the folder."""
-    path = folder_paths.get_annotated_filepath(video)
+    path = clip_path(video)
     status = [os.stat(path), *(entry.stat() for entry in os.scandir(path))] if os.path.isdir(path) else [os.stat(path)]
     return " ".join(f"{one.st_mtime_ns} {one.st_size}" for one in status)
 
