@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import folder_paths
 from comfy_api.latest import io
 
+from ..host.job import free_memory
 from ..video.fit import CROP, PAD
 from ..video.load import Stretch, load_clip
 from ..video.source import PICTURES, Source, source_of_path
@@ -54,7 +55,7 @@ class LoadVideo(io.ComfyNode):
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
         with reading(TITLE, video):
             source = clip_source(video)
-            clip = load_clip(source, stretch)
+            clip = load_clip(source, stretch, free_memory())
         return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))
 
 
