@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and kills as Linux knows them")
 PACK = """
-import resource, sys, types
+import sys, types
 pack = types.ModuleType("blade")
 pack.__path__ = [sys.argv[1]]
 sys.modules["blade"] = pack

@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_file_and_nothing_else(tmp_path,
     if form != PNG:  # which takes nobody's place
         save_video(target, [noise(2)], 24, form)
     before = target.read_bytes() if target.exists() else b""
-    frames = noise(40, 96, 128)
+    frames = noise(12, 96, 128)
     with file_limit(20_000), pytest.raises(Unwritable, match=rf"^'{target.name}' cannot be written \(File too large\)\. Make room"):
         save_video(target, [frames], 24, form, waveform=tone(1, 48000), sample_rate=48000)
     assert [path.name for path in tmp_path.iterdir()] == [target.name] * (form != PNG)
@@ -221,13 +221,13 @@ def test_a_sound_that_does_not_fit_beside_png_frames_leaves_no_folder(tmp_path):
 
 
 FILM = """
-import os
+import shutil
 import numpy as np
 import torch
 from pathlib import Path
 from blade.video.load import load_clip
 from blade.video.save import FFV1, PNG, save_video
-folder, frames, turn = Path(sys.argv[2]), np.random.default_rng(0).integers(0, 256, (12, 240, 320, 3), np.uint8), 0
+folder, frames, turn = Path(sys.argv[2]), np.random.default_rng(0).integers(0, 256, (6, 120, 160, 3), np.uint8), 0
 film, sound = folder / "a.mkv", torch.zeros(1, 8000)
 
 def work(kill):
@@ -242,6 +242,7 @@ def check():
     for place in folder.glob("b_*"):
         clip = load_clip(str(place))
         assert np.array_equal((clip.frames.numpy() * 255).round().astype(np.uint8), frames) and clip.waveform is not None
+        shutil.rmtree(place)
 """
 
 
