@@ -30,6 +30,11 @@ def give_back() -> None:
             pass
 
 
+def free_memory() -> int:
+    """Bytes of the system's memory."""
+    return psutil.virtual_memory().available
+
+
 class Job:
     """A clip on its way through a model.
 
@@ -45,7 +50,7 @@ class Job:
         """Raises ValueError, with what would fit, where memory does not hold the latents or the device not one frame."""
         give_back()
         frames, width, height = self.shape[0], 8 * self.shape[-1], 8 * self.shape[-2]
-        free, needed = psutil.virtual_memory().available, self.working + self.kept * self.in_memory
+        free, needed = free_memory(), self.working + self.kept * self.in_memory
         if needed > free:
             most = int(frames * free / needed)
             if self.in_memory and self.working < free:

@@ -6,7 +6,6 @@ import json
 import math
 import mmap
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable
@@ -18,18 +17,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..video.whole import whole
 from .trajectory import Origin, Trajectory
 
 FORMAT, VERSION = "blade_trajectory", 1
 DTYPES = {"F32": torch.float32, "F16": torch.float16}
 RECORD = "record/"
+MOST_HEADER = 2**24  # bytes, many times what a description takes; what is read of a file before anything says that it is a trajectory
+MOST_LEVELS = 2**16
 
 
 def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Writes a trajectory in one piece or not at all; what lay at `path` stays until the new file is whole.
 
     The record needs `to_tensors() -> (tensors by name, what JSON holds)`; axis 1 of its tensors are the frames.
-    Raises ValueError where the trajectory is not one that `load_trajectory` takes, the disk has no room, or writing fails."""
+    Raises ValueError where the trajectory is not one that `load_trajectory` takes, Unwritable where the disk has no room or refuses."""
     try:
         check(trajectory)
     except ValueError as error:
@@ -55,22 +57,17 @@ def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "trajectory": json.dumps(description)}
     needed = sum(tensor.nbytes for tensor in tensors.values()) + 2 * len(metadata["trajectory"]) + 2**16
-    temporary = path.with_name(f".blade_{secrets.token_hex(8)}.tmp")
-    try:
+    with whole(path) as made:
         free = shutil.disk_usage(path.parent).free
         if needed > free:
-            raise ValueError(
-                f"{path.name!r} needs {mebibytes(needed)}, and its disk has {mebibytes(free)} free. Make room, then save again."
-            )
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode  # safetensors puts a file of its own here, which nobody else may read
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path.name!r} cannot be written ({error}). Make room, or choose another name.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            raise OSError(f"it needs {mebibytes(needed)}, and its disk has {mebibytes(free)} free")
+        made.touch()
+        mode = made.stat().st_mode  # safetensors puts a file of its own here, which nobody else may read
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made, metadata)
+        except SafetensorError as error:
+            raise OSError(error) from error
+        made.chmod(mode)
 
 
 def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], Any]) -> Trajectory:
@@ -90,7 +87,7 @@ def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], 
             raise ValueError(f"its file version is {version!r}")
         trajectory = build(metadata, map_tensors(path), read_record)
         check(trajectory)
-    except (OSError, RecursionError, ValueError) as error:
+    except (OSError, OverflowError, RecursionError, ValueError) as error:
         raise ValueError(f"{path.name!r} is damaged: {error}. Save the trajectory again, or choose another file.") from error
     return trajectory
 
@@ -100,6 +97,9 @@ def read_metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"there is no file {path.name!r}. Choose another.")
     try:
+        with path.open("rb") as content:
+            if (size := int.from_bytes(content.read(8), "little")) > MOST_HEADER:
+                raise OSError(f"its header claims {size} bytes")
         with safe_open(path, "numpy") as file:  # checks the header against the file's length
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:
@@ -125,7 +125,9 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"its tensor {name!r} is of type {entry['dtype']}, not {' or '.join(DTYPES)}")
         shape, dtype, offset = entry["shape"], DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
-        if 0 in shape:
+        if 0 in shape:  # of which nothing else limits the other sides
+            if math.prod(max(side, 1) for side in shape) >= 2**63:
+                raise ValueError(f"its tensor {name!r} is {shape}, which no tensor is")
             tensors[name] = torch.empty(shape, dtype=dtype)
             continue
         with warnings.catch_warnings():
@@ -151,8 +153,8 @@ def build(metadata: dict[str, str], tensors: dict[str, Tensor], read_record: Cal
         part(found, "schedule", str),
         part(found, "method", str),
         part(found, "refine", int),
-        part(found, "tolerance", float, int),
-        tuple(residuals),
+        float(part(found, "tolerance", float, int)),
+        tuple(map(float, residuals)),
     )
     record = part(description, "record", dict, type(None))
     if record is not None:
@@ -179,6 +181,8 @@ def check(trajectory: Trajectory) -> None:
     sigmas, latents, clip = trajectory.sigmas, trajectory.latents, trajectory.exact_clip
     if sigmas.ndim != 1 or len(sigmas) < 2 or sigmas.dtype != torch.float32:
         raise ValueError(f"its sigmas are {list(sigmas.shape)} in {sigmas.dtype}, not two or more in fp32")
+    if len(sigmas) > MOST_LEVELS:
+        raise ValueError(f"it has {len(sigmas)} levels, more than any inversion makes ({MOST_LEVELS})")
     if not sigmas.isfinite().all() or sigmas[0] != 0 or (sigmas.diff() <= 0).any():
         raise ValueError("its sigmas are not finite numbers that rise from 0")
     if latents.ndim != 5 or 0 in latents.shape or latents.dtype not in DTYPES.values():

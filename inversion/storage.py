@@ -7,12 +7,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 NUMPY = {torch.float32: np.float32, torch.float16: np.float16}
+ZEROS = 2**24  # bytes written at once
 
 
 class Storage:
@@ -26,21 +28,29 @@ class Storage:
         if self.folder is None:
             return torch.empty(shape, dtype=dtype)
         size = math.prod(shape) * dtype.itemsize
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if size > free:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+            if size > free:
+                raise ValueError(
+                    f"the trajectory needs a file of {size / 2**30:.1f} GiB, and the disk of {str(self.folder)!r} has {free / 2**30:.1f} GiB "
+                    "free. Use fewer steps or frames, or make room."
+                )
+            with tempfile.TemporaryFile(dir=self.folder, prefix="blade_trajectory_") as file:
+                reserve(file, size)
+                return torch.from_numpy(np.memmap(file, NUMPY[dtype], "r+", shape=shape))
+        except OSError as error:
             raise ValueError(
-                f"the trajectory needs a file of {size / 2**30:.1f} GiB, and the disk of {str(self.folder)!r} has {free / 2**30:.1f} GiB free. "
-                "Use fewer steps or frames, or make room."
-            )
-        with tempfile.TemporaryFile(dir=self.folder, prefix="blade_trajectory_") as file:
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process at a write
-                try:
-                    os.posix_fallocate(file.fileno(), 0, size)
-                except OSError as error:
-                    raise ValueError(
-                        f"the trajectory's file of {size / 2**30:.1f} GiB cannot be made in {str(self.folder)!r}: {error.strerror}."
-                    ) from error
-            else:
-                file.truncate(size)
-            return torch.from_numpy(np.memmap(file, NUMPY[dtype], "r+", shape=shape))
+                f"the trajectory's file of {size / 2**30:.1f} GiB cannot be made in {str(self.folder)!r} ({error.strerror}). "
+                "Use fewer steps or frames, make room, or keep the trajectory in memory."
+            ) from error
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Takes the disk's room for a new file of so many bytes: one that fills up later would kill the process at a write. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for written in range(0, size, ZEROS):  # macOS takes no room for what is only promised
+        file.write(bytes(min(ZEROS, size - written)))
+    file.flush()

@@ -22,13 +22,13 @@ FitSocket = io.Custom("BLADE_FIT")  # a clip's source and the stretch of it that
 
 
 @contextmanager
-def naming(node: str, input_name: str = "") -> Iterator[None]:
-    """Errors of the rooms say what is wrong; this adds where: the node's title, and the input's name."""
+def naming(node: str, input_name: str = "", kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Errors of the rooms, of one kind, say what is wrong; this adds where: the node's title, and the input's name. ValueError."""
     try:
         yield
-    except ValueError as error:
-        if str(error).startswith(node):
-            raise  # what is nested in here knows the input
+    except kind as error:
+        if str(error).startswith(f"{node}, input "):
+            raise  # what is nested in here knows better
         where = f"{node}, input {input_name}" if input_name else node
         raise ValueError(f"{where}: {error}") from error
 
@@ -79,7 +79,7 @@ def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
     Raises ValueError where that would be elsewhere, through ".." or through a link, before any folder is made."""
     output = folder_paths.get_output_directory()
     outside = f"{prefix!r} leads out of ComfyUI's output folder. Give a place inside it, such as 'blade/trajectory'."
-    if not within(os.path.join(output, os.path.dirname(os.path.normpath(prefix))), output):
+    if not within(os.path.join(output, os.path.normpath(prefix) + "_"), output):
         raise ValueError(outside)
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
@@ -87,14 +87,18 @@ def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
         raise ValueError(f"the folder of {prefix!r} cannot be used ({error}). Choose another.") from error
     except Exception as error:  # core's own check, on paths whose links are not followed, raises nothing narrower
         raise ValueError(outside) from error
-    if not within(folder, output):  # %width% and the like are known only now
+    # %width% and the like are known only now, and Windows takes "D:name" for a place of its own
+    if not within(os.path.join(folder, f"{name}_"), output):
         raise ValueError(outside)
     return folder, name, counter, subfolder
 
 
 def within(path: str, folder: str) -> bool:
-    """Whether a path lies in a folder, links followed."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    """Whether a path lies in a folder, links followed. What no file can be called, for a NUL in it, lies nowhere."""
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    except ValueError:
+        return False
 
 
 def check_inside(path: str, name: str) -> None:

@@ -14,6 +14,7 @@ from comfy_api.latest import io, ui
 from ..host.job import frame_ticks
 from ..video.pictures import Panels, contact_sheet, in_cell, panels, picked, side_by_side, to_bytes, to_fit
 from ..video.save import check_fps, save_video
+from ..video.whole import Unwritable
 from .common import CATEGORY, CELL, naming
 from .save_video import check_pictures, fps_input
 
@@ -97,7 +98,8 @@ class Compare(io.ComfyNode):
         folder = Path(folder_paths.get_temp_directory())  # which ComfyUI empties when it starts
         folder.mkdir(parents=True, exist_ok=True)
         name = f"blade_compare_{uuid.uuid4().hex}.mp4"
-        save_video(folder / name, pictures(), fps)
+        with naming(TITLE, kind=Unwritable):  # no input says where ComfyUI's temp folder is
+            save_video(folder / name, pictures(), fps)
         sheet = torch.from_numpy(contact_sheet(cells, columns)).float()[None] / 255
         return io.NodeOutput(clip, sheet, ui=ui.PreviewVideo([ui.SavedResult(name, "", io.FolderType.temp)]))
 

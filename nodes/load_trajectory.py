@@ -13,7 +13,8 @@ from ..attention.record import CrossAttentionRecord
 from ..host.job import show_in_node
 from ..inversion.file import FORMAT, load_trajectory, read_metadata
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, check_inside, naming
+from ..video.whole import PART
+from .common import CATEGORY, CELL, TrajectorySocket, check_inside, naming, within
 
 TITLE = "Load Trajectory (BLADE)"
 
@@ -82,10 +83,11 @@ def trajectory_files() -> list[str]:
     """The annotated names of all trajectories in the output and input folders, newest first."""
     found = []
     for folder, mark in ((folder_paths.get_output_directory(), " [output]"), (folder_paths.get_input_directory(), "")):
-        for inner, _, names in os.walk(folder):
+        for inner, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not PART.fullmatch(name)]
             for name in names:
-                if name.endswith(".safetensors"):
-                    path = Path(inner, name)
+                path = Path(inner, name)
+                if name.endswith(".safetensors") and (not path.is_symlink() or within(str(path), folder)):
                     try:
                         status = path.stat()
                     except OSError:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import folder_paths
 from comfy_api.latest import io
 
+from ..host.job import free_memory
 from ..video.fit import CROP, PAD
 from ..video.load import Stretch, load_clip
 from ..video.source import PICTURES, Source, source_of_path
@@ -54,7 +55,7 @@ class LoadVideo(io.ComfyNode):
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
         with reading(TITLE, video):
             source = clip_source(video)
-            clip = load_clip(source, stretch)
+            clip = load_clip(source, stretch, free_memory())
         return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))
 
 
@@ -141,15 +142,18 @@ def check_file(title: str, video: str) -> bool | str:
 
 
 def clip_path(video: str) -> str:
-    """Raises ValueError for one that lies outside ComfyUI's folders, links followed."""
+    """Raises ValueError for one that lies outside ComfyUI's folders, it or what is in it, links followed."""
     path = folder_paths.get_annotated_filepath(video)
     check_inside(path, video)
+    for entry in os.scandir(path) if os.path.isdir(path) else ():
+        if entry.is_symlink():
+            check_inside(entry.path, os.path.join(video, entry.name))
     return path
 
 
 def file_stamp(video: str) -> str:
     """Changes when the file does, or one in the folder."""
-    path = folder_paths.get_annotated_filepath(video)
+    path = clip_path(video)
     status = [os.stat(path), *(entry.stat() for entry in os.scandir(path))] if os.path.isdir(path) else [os.stat(path)]
     return " ".join(f"{one.st_mtime_ns} {one.st_size}" for one in status)
 

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..host.job import show_in_node
 from ..inversion.file import mebibytes, save_trajectory
 from ..inversion.trajectory import Trajectory
+from ..video.whole import Unwritable
 from .common import CATEGORY, CELL, TrajectorySocket, naming, place
 
 TITLE = "Save Trajectory (BLADE)"
@@ -42,7 +43,7 @@ class SaveTrajectory(io.ComfyNode):
         with naming(TITLE, "filename_prefix"):
             folder, name, counter, subfolder = place(filename_prefix, width, height)
         path = Path(folder, f"{name}_{counter:05}_.safetensors")
-        with naming(TITLE):
+        with naming(TITLE, "filename_prefix", Unwritable), naming(TITLE, "trajectory"):
             save_trajectory(path, trajectory)
         shown = f"{Path(subfolder, path.name).as_posix()}: {mebibytes(path.stat().st_size)}, "
         shown += f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps"

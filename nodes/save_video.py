@@ -15,6 +15,7 @@ from ..video.load import Stretch, restored, restored_size, uncut
 from ..video.pictures import to_bytes
 from ..video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, check_fps, check_sides, check_sound, save_video
 from ..video.source import Source
+from ..video.whole import Unwritable
 from .common import CATEGORY, FitSocket, naming, place
 
 TITLE = "Save Video (BLADE)"
@@ -143,7 +144,8 @@ def write_video(
     with naming(title, "filename_prefix"):
         folder, name, counter, subfolder = place(filename_prefix, size[1], size[0])
     path = Path(folder, f"{name}_{counter:05}_{SUFFIX[format]}")
-    written = save_video(path, chunks, fps, format, crf, waveform, sample_rate)
+    with naming(title, "filename_prefix", Unwritable):
+        written = save_video(path, chunks, fps, format, crf, waveform, sample_rate)
     if format != PNG:
         return path, ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
     some = np.linspace(0, written - 1, min(written, MOST_SHOWN)).round().astype(int)

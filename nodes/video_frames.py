@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.job import free_memory
 from ..host.video import video_source
 from ..video.fit import CROP
 from ..video.load import Stretch, load_clip
@@ -42,5 +43,5 @@ class VideoToFrames(io.ComfyNode):
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
         with naming(TITLE, "video"):
             source = video_source(video)
-            clip = load_clip(source, stretch)
+            clip = load_clip(source, stretch, free_memory())
         return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))

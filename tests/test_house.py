@@ -161,6 +161,51 @@ def test_pack_evaluates_no_text_and_starts_no_process():
     assert not found
 
 
+LOADERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "copyreg"}  # of files that are programs
+RUNS_WHAT_IT_READS = {"torch.load", "torch.jit.load", "numpy.load", "np.load", "cv2.FileStorage", "yaml.load", "yaml.unsafe_load"}
+
+
+def loads_programs(text: str) -> list[str]:
+    """What a source does that would run what a file holds."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [name for name in names if name.split(".")[0] in LOADERS]
+            if isinstance(node, ast.ImportFrom):
+                found += [f"{node.module}.{name.name}" for name in node.names if f"{node.module}.{name.name}" in RUNS_WHAT_IT_READS]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in RUNS_WHAT_IT_READS:
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "weights_only"):
+            found.append(node.arg)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("__import__", "compile"):
+            found.append(node.func.id)
+    return found
+
+
+def test_pack_runs_nothing_that_a_file_holds():
+    shipped = [path for path in packed() if path.suffix == ".py"]
+    found = {str(path.relative_to(ROOT)): wrong for path in shipped if (wrong := loads_programs(path.read_text(encoding="utf-8")))}
+    assert len(shipped) > 40 and not found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "import os, dill.source",
+        "from pickle import loads",
+        "from torch import load",
+        "import torch\ntorch.load('a')",
+        "read = np.load",
+        "f(allow_pickle=True)",
+        "__import__('os')",
+    ],
+)
+def test_what_would_run_a_file_is_seen(text):
+    assert loads_programs(text)
+
+
 def test_skipped_host_test_fails_the_run(tmp_path):
     host = tmp_path / "tests" / "host"
     host.mkdir(parents=True)

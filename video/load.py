@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -63,10 +64,22 @@ class Clip:
     sample_rate: int
 
 
-def load_clip(source: Source | str, stretch: Stretch = WHOLE) -> Clip:
-    """The frames of `decode_frames` and the sound of the same stretch. A text is a path. Raises ValueError as those do."""
+def load_clip(source: Source | str, stretch: Stretch = WHOLE, room: float = math.inf) -> Clip:
+    """The frames of `decode_frames` and the sound of the same stretch. A text is a path. room: bytes of memory that are free.
+
+    Raises ValueError as those do, and where the room does not hold the frames: by the header after the first of them, and whatever it says
+    after the last that fits."""
     source = source_of_path(source) if isinstance(source, str) else source
-    pictures = list(decode_frames(source, stretch))
+    expected, pictures = stretch.expected(source) or 0, list[np.ndarray]()
+    for picture in decode_frames(source, stretch):
+        pictures.append(picture)
+        frames = max(expected, len(pictures))
+        most = room // (picture.nbytes + 4 * picture.size)  # as it is read, and as fp32 beside it
+        if frames > most:
+            raise ValueError(
+                f"{frames} frames or more of {picture.shape[1]}x{picture.shape[0]} pixels do not fit into the {room / 2**30:.1f} GiB of memory that "
+                f"are free; set frame_count to at most {most:.0f}, or a smaller longest_side"
+            )
     frames = torch.empty(len(pictures), *pictures[0].shape)
     for frame, picture in zip(frames, pictures, strict=True):
         frame.copy_(torch.from_numpy(picture))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from .source import EXACT
+from .whole import whole
 
 H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"
 PRORES, VP9, GIF = "mov (ProRes 422 HQ)", "webm (VP9)", "gif"
@@ -51,7 +49,7 @@ def save_video(
 
     All is written under another name beside `target` and takes its place at the end: whatever is raised meanwhile, by `chunks` too,
     leaves nothing half written and an earlier file as it was. Raises ValueError for no frames, frames of another kind or size, a folder
-    that exists, and an fps or a sound that cannot be written."""
+    that exists, and an fps or a sound that cannot be written; Unwritable where the system refuses to write."""
     target = Path(target)
     check_fps(fps)
     check_sound(waveform, sample_rate)
@@ -64,19 +62,10 @@ def save_video(
     height, width = first.shape[1:3]
     check_sides(form, height, width)
     pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(fps).limit_denominator(10_000)
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-    try:
+    with whole(target) as made:
         if form == PNG:
-            written = write_folder(part, pictures, (height, width), rate, waveform, sample_rate)
-        else:
-            written = write_file(part, form, pictures, (height, width), rate, crf, waveform, sample_rate)
-        os.replace(part, target)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
-    return written
+            return write_folder(made, pictures, (height, width), rate, waveform, sample_rate)
+        return write_file(made, form, pictures, (height, width), rate, crf, waveform, sample_rate)
 
 
 def write_file(path: Path, form: str, pictures: Iterable[np.ndarray], size, rate: Fraction, crf: int, waveform, sample_rate: int) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,9 @@ import numpy as np
 from torch import Tensor
 
 PREROLL = 0.5  # seconds of sound decoded before a stretch: MP3 and AAC frames need those before them
+MOST_PIXELS, MOST_BYTES = 2**28, 2**31 - 1  # of a picture: as many as FFmpeg takes of a frame, and as OpenCV takes of a file
+PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
+MOST_SAMPLES = 768_000  # a second of sound, the most that converters make
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FOLDER_FPS = 24.0  # a folder tells no frame rate
 PQ = 16  # SMPTE ST 2084 among the transfer characteristics of ITU-T H.273
@@ -181,13 +185,20 @@ class Held(Source):
 
 @contextmanager
 def reading(file: str | io.BytesIO) -> Iterator:
-    """A file's container. What FFmpeg cannot do with it becomes a ValueError."""
+    """A file's container. What FFmpeg cannot do with it becomes a ValueError, and so does what is no file."""
     if isinstance(file, io.BytesIO):
         file.seek(0)
+    elif not os.path.isfile(file):
+        raise ValueError("it is no file, or not there any more")
     try:
-        with av.open(file, metadata_errors="ignore") as container:  # a title in an old character set is no reason to refuse a film
+        # FFmpeg gets what is in the file, and may open no other: a playlist could name any on this machine, or an address.
+        # A title in an old character set is no reason to refuse a film.
+        with (
+            nullcontext(file) if isinstance(file, io.BytesIO) else open(file, "rb") as content,
+            av.open(content, metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container,
+        ):
             yield container
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         raise ValueError(f"the file cannot be decoded as video ({error.strerror})") from error
 
 
@@ -259,9 +270,19 @@ def over_black(picture: np.ndarray) -> np.ndarray:
 
 
 def read_picture(path: str) -> np.ndarray:
-    """uint8 RGB [height, width, 3], upright. Raises ValueError for a file that is no picture."""
-    with open(path, "rb") as file:
-        content = np.frombuffer(file.read(), np.uint8)  # imread fails on Windows where a path is not ASCII
+    """uint8 RGB [height, width, 3], upright. Raises ValueError for a file that is no picture, or a larger one than any film."""
+    name = os.path.basename(path)
+    try:
+        with open(path, "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                raise ValueError(f"{name!r} cannot be read as a picture: it has {size / 2**30:.0f} GiB")
+            content = np.frombuffer(file.read(), np.uint8)  # imread fails on Windows where a path is not ASCII
+    except OSError as error:
+        raise ValueError(f"{name!r} cannot be read ({error.strerror})") from error
+    if bytes(content[:8]) == PNG_BEGINS and len(content) > 24:  # a few MB of it can hold so much of one colour that no memory takes it
+        width, height = struct.unpack(">II", content[16:24])
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"{name!r} cannot be read as a picture: it has {width}x{height} pixels")
     # only the plain flags turn a photograph as its EXIF says, and only "unchanged" keeps alpha: no format needs both
     kind = cv2.IMREAD_COLOR if path.lower().endswith((".jpg", ".jpeg")) else cv2.IMREAD_UNCHANGED
     try:
@@ -269,11 +290,11 @@ def read_picture(path: str) -> np.ndarray:
     except cv2.error:  # a header that promises more pixels than OpenCV allows
         picture = None
     if picture is None:
-        raise ValueError(f"{os.path.basename(path)!r} cannot be read as a picture")
+        raise ValueError(f"{name!r} cannot be read as a picture")
     if picture.dtype == np.uint16:
         picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if picture.dtype != np.uint8:
-        raise ValueError(f"{os.path.basename(path)!r} holds numbers of the kind {picture.dtype}; save its pictures with 8 or 16 bits")
+        raise ValueError(f"{name!r} holds numbers of the kind {picture.dtype}; save its pictures with 8 or 16 bits")
     if picture.ndim == 2:
         return cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
     return over_black(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)) if picture.shape[2] == 4 else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
@@ -289,6 +310,8 @@ def heard(container, stream, origin: float, begin: float, end: float) -> tuple[n
 
     Reads the file from shortly before `begin` to its end."""
     rate = stream.rate
+    if not 0 < rate <= MOST_SAMPLES:
+        raise ValueError(f"its sound claims {rate} samples a second")
     first, last = round(begin * rate), round(end * rate)
     if begin > PREROLL:
         container.seek(int((origin + begin - PREROLL) / stream.time_base), stream=stream)

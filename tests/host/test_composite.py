@@ -158,7 +158,7 @@ def test_it_can_be_cancelled(nodes, made, comfy):
         finally:
             management.interrupt_current_processing(False)
     assert written(nodes) == []
-    assert not list(nodes.output.rglob("*.part"))
+    assert not list(nodes.output.rglob(".blade_*"))
 
 
 @pytest.mark.parametrize("node", ["composite", "save"])

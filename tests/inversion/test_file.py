@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 import blade.inversion.file as file
 from blade.inversion.file import load_trajectory, save_trajectory
 from blade.inversion.trajectory import Origin, Trajectory
+from blade.video.whole import PART, Unwritable
+from tests.system import file_limit, kill_at_work, on_linux, run
 
 SIGMAS = torch.tensor([0.0, 0.1, 2.0, 14.6])
 LATENTS = torch.randn(4, 3, 4, 5, 6)
@@ -258,7 +260,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(saved, monkeypatch, er
 
     before = saved.read_bytes()
     monkeypatch.setattr(file, "save_file", failing)
-    with pytest.raises(ValueError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+    with pytest.raises(Unwritable if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         save_trajectory(saved, HALVED)
     assert isinstance(error, KeyboardInterrupt) or "'clip.safetensors' cannot be written" in str(caught.value)
     assert saved.read_bytes() == before
@@ -267,6 +269,211 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(saved, monkeypatch, er
 
 def test_a_full_disk_is_refused_with_both_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "total used free")(9 << 30, 0, 2**20))
-    with pytest.raises(ValueError, match=r"needs 11\.\d MiB, and its disk has 1\.0 MiB free"):
+    with pytest.raises(Unwritable, match=r"needs 11\.\d MiB, and its disk has 1\.0 MiB free"):
         save_trajectory(tmp_path / "a.safetensors", Trajectory(SIGMAS, torch.zeros(4, 3, 4, 250, 240)))
     assert not list(tmp_path.iterdir())
+
+
+@on_linux
+def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(saved):
+    before = saved.read_bytes()
+    with file_limit(20_000), pytest.raises(Unwritable, match=r"^'clip.safetensors' cannot be written \(.*File too large.*\)\. Make room"):
+        save_trajectory(saved, Trajectory(SIGMAS, torch.zeros(4, 3, 4, 25, 24)))
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+KEPT = """
+import torch
+from pathlib import Path
+from blade.inversion.file import load_trajectory, save_trajectory
+from blade.inversion.trajectory import Trajectory
+path = Path(sys.argv[2], "a.safetensors")
+
+def work(kill):
+    save_trajectory(path, Trajectory(torch.arange(6.0), torch.full((6, 20, 4, 64, 64), float(kill))))
+
+def check():
+    values = load_trajectory(path, None).latents
+    assert values.shape == (6, 20, 4, 64, 64) and values.unique().numel() == 1
+"""
+
+
+@on_linux
+def test_a_killed_process_leaves_a_whole_file_and_folders_of_a_name_that_is_ours(tmp_path):
+    kill_at_work(KEPT, tmp_path)
+    others = [path for path in tmp_path.iterdir() if path.name != "a.safetensors"]
+    assert others and all(PART.fullmatch(path.name) for path in others)
+
+
+def forged(header, data=b""):
+    """A file of a header, as an object or as bytes, and what comes behind it."""
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def taken_apart(path):
+    """Header and data of a file."""
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:begin]), content[begin:]
+
+
+def with_tensor(path, shape, offsets, dtype="F32"):
+    """The file with one more tensor in its header, whose offsets count from the data's end."""
+    header, data = taken_apart(path)
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [len(data) + offset for offset in offsets]}
+    return forged(header | {"more": entry}, data)
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets"),
+    [
+        ([1], [-4, 0]),  # another tensor's
+        ([1], [4, 8]),
+        ([1], [0, 4]),
+        ([1], [8, 4]),
+        ([2**60], [0, 2**62]),
+        ([2**32, 2**32], [0, 0]),
+        ([2**31, 2**31, 2**31], [0, 4]),
+        ([-1], [0, 0]),
+        ([-1, -1], [0, 4]),
+        ([0.0], [0, 0]),
+        ([None], [0, 0]),
+        ([0, 2**63], [0, 0]),
+        ([0, 2**64 - 1], [0, 0]),
+        ([0, 2**62, 2**62], [0, 0]),
+        ([1], [-(2**62), 0]),
+    ],
+)
+def test_a_shape_or_a_place_that_the_file_does_not_hold_is_refused(saved, shape, offsets):
+    saved.write_bytes(with_tensor(saved, shape, offsets))
+    refused(saved, "Save the trajectory again")
+
+
+@pytest.mark.parametrize("dtype", ["F31", "", "BF16", "BOOL", "I64", "F8_E4M3", "C64", None, 5])
+def test_a_type_that_is_none_of_ours_is_refused(saved, dtype):
+    saved.write_bytes(with_tensor(saved, [0], [0, 0], dtype))
+    refused(saved, "Save the trajectory again")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"{}",
+        b"[" * 10**6,
+        b'{"a":' * 10**5,
+        b"\0" * 100,
+        b"\xff\xfe{}",
+        b'{"__metadata__":null}',
+        b'{"__metadata__":["format"]}',
+        b'{"__metadata__":{"format":5}}',
+        b'{"__metadata__":{"format":null}}',
+        b'{"__metadata__":{"format":"blade_trajectory"},"__metadata__":{}}',
+        b'{"latents":[]}',
+        b'{"latents":{"dtype":"F32","shape":[1],"data_offsets":[NaN,4]}}',
+    ],
+)
+def test_a_header_that_is_none_is_refused(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(forged(header, bytes(64)))
+    refused(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**24 + 1, 2**40, 2**63, 2**64 - 1])
+def test_a_header_s_length_that_cannot_be_is_refused(saved, length):
+    saved.write_bytes(struct.pack("<Q", length) + saved.read_bytes()[8:])
+    refused(saved, "no safetensors file, or only a part")
+
+
+def test_a_header_longer_than_any_of_ours_is_not_parsed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(forged({"__metadata__": {"format": "a" * file.MOST_HEADER}}))
+    refused(path, "header claims")
+
+
+def test_more_levels_than_any_inversion_makes_are_refused(saved):
+    rewrite(saved, {"sigmas": torch.arange(file.MOST_LEVELS + 1.0)})
+    refused(saved, f"{file.MOST_LEVELS + 1} levels, more than any inversion makes")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"origin": {"residuals": [10**400]}},
+        {"origin": {"tolerance": 10**400}},
+        {"origin": {"refine": 1.5}},
+        {"origin": {"prompt": ["a"]}},
+        {"record": {"sigmas": [10**400], "levels": {}, "words": {}}},
+    ],
+    ids=str,
+)
+def test_numbers_of_another_kind_in_the_description_are_refused(saved, change):
+    header, data = taken_apart(saved)
+    described = json.loads(header["__metadata__"]["trajectory"])
+    described |= {name: described[name] | part if name == "origin" else part for name, part in change.items()}
+    header["__metadata__"]["trajectory"] = json.dumps(described)
+    saved.write_bytes(forged(header, data))
+    with pytest.raises(ValueError, match="damaged.*Save the trajectory again"):
+        load_trajectory(saved, lambda tensors, description: [float(sigma) for sigma in description["sigmas"]])
+
+
+def test_a_file_cut_short_at_any_byte_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_trajectory(path, Trajectory(SIGMAS[:2], torch.zeros(2, 1, 1, 1, 1)))
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        refused(path, "only a part of one")
+
+
+@pytest.mark.parametrize("before", [b" ", b"   "])
+def test_tensors_at_odd_bytes_are_read(saved, before):
+    header, data = taken_apart(saved)
+    saved.write_bytes(forged(before + json.dumps(header).encode().ljust(8 * 200 + 1), data))
+    assert same(load_trajectory(saved, read_nothing).latents, LATENTS)
+
+
+CLAIMS = """
+import json, struct
+from pathlib import Path
+from blade.inversion.file import load_trajectory, read_metadata
+path, size = Path(sys.argv[2]), 100 * 2**30
+origin = {"patches": {}, "prompt": None, "schedule": "", "method": "", "refine": 0, "tolerance": 0, "residuals": []}
+described = {"format": "blade_trajectory", "version": "1"}
+described["trajectory"] = json.dumps({"family": "eps", "origin": origin, "record": None})
+
+def peak():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) // 1024
+
+def entry(shape, begin, end):
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+def told():
+    for read in (read_metadata, lambda path: load_trajectory(path, None)):
+        try:
+            read(path)
+        except ValueError as error:
+            print(error)
+
+whole = [size // 4]
+rest = {"latents": entry([0], 0, 0), "weights": entry([0], 0, 0), "sigmas": entry([0], 0, 0)}
+before = peak()
+path.write_bytes(struct.pack("<Q", size) + b"{")
+told()
+for held in (0, size):  # nothing behind the header; a hole, which takes no room on the disk
+    for name in rest:
+        header = json.dumps({"__metadata__": described} | rest | {name: entry(whole, 0, size)}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        with path.open("r+b") as file:
+            file.truncate(8 + len(header) + held)
+        told()
+print(peak() - before)
+"""
+
+
+@on_linux
+def test_a_file_that_claims_a_hundred_gigabytes_takes_no_memory(tmp_path):
+    *sentences, grown = run(CLAIMS, tmp_path / "a.safetensors").splitlines()
+    assert len(sentences) == 2 + 3 * 2 + 3 and all("'a.safetensors' is" in sentence for sentence in sentences), sentences
+    assert int(grown) < 50  # MiB

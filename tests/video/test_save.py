@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from blade.video.load import load_clip
-from blade.video.save import FFV1, H264, PNG, save_video
+from blade.video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, save_video
+from blade.video.whole import PART, Unwritable
+from tests.system import file_limit, kill_at_work, on_linux
 
 
 def noise(frames=7, height=24, width=40):
@@ -195,3 +197,57 @@ def test_frames_of_another_size_leave_no_folder(tmp_path):
     with pytest.raises(ValueError, match="frame 2 is 40x32 pixels, but the first is 40x24"):
         save_video(tmp_path / "a", [noise(2), noise(2, 32)], 24, PNG)
     assert not list(tmp_path.iterdir())
+
+
+@on_linux
+@pytest.mark.parametrize("form", [H264, FFV1, PRORES, VP9, GIF, PNG])
+def test_a_disk_that_fills_up_leaves_the_earlier_file_and_nothing_else(tmp_path, form):
+    target = tmp_path / f"a{SUFFIX[form]}"
+    if form != PNG:  # which takes nobody's place
+        save_video(target, [noise(2)], 24, form)
+    before = target.read_bytes() if target.exists() else b""
+    frames = noise(12, 96, 128)
+    with file_limit(20_000), pytest.raises(Unwritable, match=rf"^'{target.name}' cannot be written \(File too large\)\. Make room"):
+        save_video(target, [frames], 24, form, waveform=tone(1, 48000), sample_rate=48000)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name] * (form != PNG)
+    assert not before or target.read_bytes() == before
+
+
+@on_linux
+def test_a_sound_that_does_not_fit_beside_png_frames_leaves_no_folder(tmp_path):
+    with file_limit(20_000), pytest.raises(Unwritable, match="File too large"):
+        save_video(tmp_path / "a", [np.zeros((24, 16, 16, 3), np.uint8)], 24, PNG, waveform=tone(1, 48000), sample_rate=48000)
+    assert not list(tmp_path.iterdir())
+
+
+FILM = """
+import shutil
+import numpy as np
+import torch
+from pathlib import Path
+from blade.video.load import load_clip
+from blade.video.save import FFV1, PNG, save_video
+folder, frames, turn = Path(sys.argv[2]), np.random.default_rng(0).integers(0, 256, (6, 120, 160, 3), np.uint8), 0
+film, sound = folder / "a.mkv", torch.zeros(1, 8000)
+
+def work(kill):
+    global turn
+    turn += 1
+    save_video(film, [frames + np.uint8(kill)], 12, FFV1, waveform=sound, sample_rate=8000)
+    save_video(folder / f"b_{kill}_{turn}", [frames], 12, PNG, waveform=sound, sample_rate=8000)
+
+def check():
+    read = (load_clip(str(film)).frames.numpy() * 255).round().astype(np.uint8)
+    assert any(np.array_equal(read, frames + np.uint8(kill)) for kill in range(11))
+    for place in folder.glob("b_*"):
+        clip = load_clip(str(place))
+        assert np.array_equal((clip.frames.numpy() * 255).round().astype(np.uint8), frames) and clip.waveform is not None
+        shutil.rmtree(place)
+"""
+
+
+@on_linux
+def test_a_killed_process_leaves_whole_files_and_folders_of_a_name_that_is_ours(tmp_path):
+    kill_at_work(FILM, tmp_path)
+    others = [path for path in tmp_path.iterdir() if path.name != "a.mkv" and not path.name.startswith("b_")]
+    assert others and all(PART.fullmatch(path.name) for path in others)

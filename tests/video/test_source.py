@@ -1,7 +1,10 @@
 """Clips that are not what a loader expects: each is read as a player shows it, or refused with one sentence."""
 
+import io
+import os
 import re
 import struct
+import wave
 import zlib
 from fractions import Fraction
 
@@ -14,6 +17,7 @@ from blade.video.fit import PAD
 from blade.video.load import Stretch, at_even_times, decode_frames, load_clip, load_sound, restored, restored_size, uncut
 from blade.video.save import CODING, FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, save_video
 from blade.video.source import Film, Folder, Held, Shown, natural, source_of_path
+from tests.system import on_linux, run
 from tests.video.awkward import RATE, chart, heard_at, numbered, patches, tick, write, write_turned
 
 H264_PIXELS = {"codec": "libx264", "pixels": "yuv420p"}
@@ -21,9 +25,9 @@ FORMS = [H264, FFV1, PRORES, VP9, GIF, PNG]
 UNEVEN = [0, 100, 200, 300, 400, 1400, 1500, 1600, 1700, 1800]  # ms: frame 4 stays for a second
 
 
-def forged_png():
-    """A header that promises 100000 x 100000 pixels."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+def forged_png(width=100_000, height=100_000):
+    """A header that promises so many pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
 
 
@@ -245,7 +249,12 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
     ("name", "content", "sentence"),
     [
         ("a.png", b"", "'a.png' cannot be read"),
-        ("a.png", forged_png(), "'a.png' cannot be read"),
+        ("a.png", forged_png(), "'a.png' cannot be read.*100000x100000"),
+        ("a.png", forged_png(65_535, 65_535), "'a.png' cannot be read.*65535x65535"),
+        ("a.png", forged_png(2**14 + 1, 2**14), "'a.png' cannot be read.*16385x16384"),
+        ("a.png", forged_png(2**31, 2**31), "'a.png' cannot be read"),
+        ("a.png", forged_png(0, 0), "'a.png' cannot be read"),
+        ("a.png", forged_png()[:20], "'a.png' cannot be read"),
         ("a.jpg", b"no", "'a.jpg' cannot be read"),
         ("a.txt", b"no", "holds no pictures"),
     ],
@@ -301,3 +310,154 @@ def test_a_gif_is_saved_without_its_sound(tmp_path):
 
 def test_every_form_has_a_suffix_and_a_coding():
     assert SUFFIX.keys() == {*CODING, PNG} == set(FORMS)
+
+
+def playlists(secret):
+    """Texts that FFmpeg takes for a list of other files, by the suffix that makes it do so."""
+    stream = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{{}}{secret}\n#EXT-X-ENDLIST\n"
+    dash = (
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S"><Period><AdaptationSet>'
+        f'<Representation id="0" mimeType="video/mp4" bandwidth="1"><BaseURL>{secret}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+    )
+    return {
+        "plain.m3u8": stream.format(""),
+        "url.m3u8": stream.format("file://"),
+        "concat.mp4": "ffconcat version 1.0\nfile linked.ts\n",
+        "dash.mpd": dash,
+    }
+
+
+@pytest.mark.parametrize("name", playlists(""))
+@pytest.mark.parametrize("held", ["path", "bytes"])
+def test_a_list_of_other_files_opens_none_of_them(tmp_path, name, held):
+    secret, listing = tmp_path / "elsewhere" / "secret.ts", tmp_path / "input" / name
+    for path in (secret, listing):
+        path.parent.mkdir()
+    write(secret, numbered(3), **H264_PIXELS)
+    (listing.parent / "linked.ts").symlink_to(secret)
+    assert len(load_clip(str(secret)).frames) == 3
+    listing.write_text(playlists(secret)[name])
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        load_clip(Film(str(listing) if held == "path" else io.BytesIO(listing.read_bytes())))
+
+
+@on_linux
+def test_what_ffmpeg_alone_would_read_from_a_list_is_there(tmp_path):
+    """Else the test above would pass for another reason."""
+    import av
+
+    write(tmp_path / "linked.ts", numbered(3), **H264_PIXELS)
+    lists = playlists(tmp_path / "linked.ts")
+    for name in ("plain.m3u8", "concat.mp4"):
+        (tmp_path / name).write_text(lists[name])
+        with av.open(str(tmp_path / name)) as file:
+            assert len(list(file.decode(video=0))) == 3
+
+
+def test_a_film_that_is_gone_or_is_no_file_is_refused(tmp_path):
+    source = Film(write(tmp_path / "a.mkv", numbered(2)))
+    (tmp_path / "a.mkv").unlink()
+    with pytest.raises(ValueError, match="no file, or not there any more"):
+        load_clip(source)
+
+
+@on_linux
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="no file"):
+        Film(str(tmp_path / "a.mp4"))
+
+
+def test_a_frame_that_is_shown_for_months_is_refused_once_the_memory_is_full(tmp_path):
+    """As a clock that jumps while it is recorded makes it."""
+    source = Film(write(tmp_path / "a.mkv", numbered(3), [0, 100, 10**10]))
+    with pytest.raises(ValueError, match=r"do not fit into the 0\.0 GiB.*set frame_count to at most 64"):
+        load_clip(source, room=64 * 32 * 48 * 15)
+
+
+def test_frames_that_the_header_promises_are_refused_after_the_first(tmp_path, monkeypatch):
+    source = Film(write(tmp_path / "a.mp4", numbered(9), **H264_PIXELS))
+    source.frames, decoded = 10**6, []
+    real = source.picture
+    monkeypatch.setattr(source, "picture", lambda frame: decoded.append(frame) or real(frame))
+    frame = 32 * 48 * 15
+    with pytest.raises(ValueError, match=r"^1000000 frames or more of 48x32 pixels do not fit.*at most 9, or a smaller longest_side$"):
+        load_clip(source, room=9 * frame)
+    assert len(decoded) == 1
+    assert len(load_clip(source, Stretch(count=9), room=9 * frame).frames) == 9
+    with pytest.raises(ValueError, match="^9 frames or more.*at most 8"):
+        load_clip(source, Stretch(count=9), room=9 * frame - 1)
+
+
+def forged(content, at, form, *claims):
+    """Bytes, of which those at a place say something else."""
+    return content[:at] + struct.pack(form, *claims) + content[at + struct.calcsize(form) :]
+
+
+def test_a_film_that_claims_more_pixels_than_there_can_be_is_refused_without_memory_for_them(tmp_path):
+    save_video(tmp_path / "a.gif", [numbered(3)], 10, GIF)
+    gif = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(forged(gif, 6, "<HH", 65_535, 65_535))  # GIF89a, the logical screen
+    write(tmp_path / "b.avi", numbered(3))
+    avi = (tmp_path / "b.avi").read_bytes()
+    at = avi.index(b"strf") + 12  # BITMAPINFOHEADER, width and height
+    (tmp_path / "b.avi").write_bytes(forged(avi, at, "<ii", 60_000, 60_000))
+    for name in ("a.gif", "b.avi"):
+        with pytest.raises(ValueError, match=r"decoded|no frame"):
+            load_clip(str(tmp_path / name))
+
+
+MEMORY = """
+from pathlib import Path
+from blade.video.load import load_clip
+from blade.video.source import source_of_path
+
+def peak():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) // 1024
+
+load_clip(sys.argv[2])
+before = peak()
+for path in sys.argv[3:]:
+    try:
+        load_clip(source_of_path(path))
+        print("read")
+    except ValueError as error:
+        print(error)
+print(peak() - before)
+"""
+
+
+@on_linux
+def test_forged_headers_take_no_memory(tmp_path):
+    write(tmp_path / "whole.mkv", numbered(3))
+    save_video(tmp_path / "a.gif", [numbered(3)], 10, GIF)
+    (tmp_path / "a.gif").write_bytes(forged((tmp_path / "a.gif").read_bytes(), 6, "<HH", 65_535, 65_535))
+    folders = []
+    for name, content in {"bomb": forged_png(2**14, 2**14), "claim": forged_png(), "hole": b""}.items():
+        (tmp_path / name).mkdir()
+        folders.append(tmp_path / name)
+        (tmp_path / name / "0.png").write_bytes(content)
+    with (tmp_path / "hole" / "0.png").open("r+b") as file:
+        file.truncate(100 * 2**30)
+    *sentences, grown = run(MEMORY, tmp_path / "whole.mkv", tmp_path / "a.gif", *folders).splitlines()
+    assert len(sentences) == 4 and "read" not in sentences and "it has 100 GiB" in sentences[-1]
+    assert int(grown) < 100  # MiB
+
+
+def test_a_sound_of_an_absurd_rate_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((16, 16, 3), np.uint8))
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 2_000_000_000, 0, "NONE", ""))
+        file.writeframes(b"ab" * 100)
+    with pytest.raises(ValueError, match="2000000000 samples a second"):
+        load_clip(str(tmp_path))
+
+
+def test_a_sound_that_claims_to_be_longer_than_it_is_gives_what_is_there(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((16, 16, 3), np.uint8))
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"ab" * 100)
+    content = (tmp_path / "sound.wav").read_bytes()
+    (tmp_path / "sound.wav").write_bytes(forged(content, content.index(b"data") + 4, "<I", 2**32 - 2))
+    assert load_clip(str(tmp_path), Stretch(fps=1)).waveform.shape == (1, 100)
