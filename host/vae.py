@@ -86,8 +86,9 @@ def decode_finite(vae, samples: Tensor, first: int = 0) -> Tensor:
     Raises ValueError where the VAE gives no numbers."""
     pixels = vae.decode(samples).float().cpu()
     if not torch.isfinite(pixels).all():
+        last = first + len(pixels) - 1
         raise ValueError(
-            f"it decodes frames {first} to {first + len(pixels) - 1} to values that are not finite (NaN or infinity). "
+            f"it decodes frames {first} to {last} to values that are not finite (NaN or infinity). "
             "Start ComfyUI with --fp32-vae, or take another VAE."
         )
     return pixels

@@ -39,7 +39,8 @@ class Storage:
                     os.posix_fallocate(file.fileno(), 0, size)
                 except OSError as error:
                     raise ValueError(
-                        f"the trajectory's file of {size / 2**30:.1f} GiB cannot be made in {str(self.folder)!r}: {error.strerror}."
+                        f"the trajectory's file of {size / 2**30:.1f} GiB cannot be made in {str(self.folder)!r}: {error.strerror}. "
+                        "Use fewer steps or frames, or make room."
                     ) from error
             else:
                 file.truncate(size)
