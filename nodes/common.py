@@ -23,7 +23,7 @@ FitSocket = io.Custom("BLADE_FIT")  # a clip's source and the stretch of it that
 
 @contextmanager
 def naming(node: str, input_name: str = "", kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Errors of the rooms, of one kind, say what is wrong; this adds where: the node's title, and the input's name. ValueError."""
+    """Errors of the rooms, of one kind, say what is wrong; this adds where: the node's title, and the input's name, in a ValueError."""
     try:
         yield
     except kind as error:
