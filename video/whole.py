@@ -48,6 +48,6 @@ def remove_abandoned(folder: Path) -> None:
     """Removes what killed processes have left in a folder."""
     for entry in os.scandir(folder):
         if PART.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            changed = max(os.lstat(place).st_mtime for place in (entry.path, *Path(entry.path).rglob("*")))
+            changed = max(place.lstat().st_mtime for place in (Path(entry.path), *Path(entry.path).rglob("*")))
             if changed < time.time() - ABANDONED:
                 shutil.rmtree(entry.path, ignore_errors=True)
