@@ -73,11 +73,11 @@ def load_clip(source: Source | str, stretch: Stretch = WHOLE, room: float = math
     expected, pictures = stretch.expected(source) or 0, list[np.ndarray]()
     for picture in decode_frames(source, stretch):
         pictures.append(picture)
-        frames = max(expected, len(pictures))
+        count = max(expected, len(pictures))
         most = room // (picture.nbytes + 4 * picture.size)  # as it is read, and as fp32 beside it
-        if frames > most:
+        if count > most:
             raise ValueError(
-                f"{frames} frames or more of {picture.shape[1]}x{picture.shape[0]} pixels do not fit into the {room / 2**30:.1f} GiB of memory that "
+                f"{count} frames or more of {picture.shape[1]}x{picture.shape[0]} pixels do not fit into the {room / 2**30:.1f} GiB of memory that "
                 f"are free. Set frame_count to at most {most:.0f}, or a smaller longest_side."
             )
     frames = torch.empty(len(pictures), *pictures[0].shape)

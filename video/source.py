@@ -280,7 +280,7 @@ def read_picture(path: str) -> np.ndarray:
     except OSError as error:
         raise ValueError(f"{name!r} cannot be read ({error.strerror}). Move it out of the folder.") from error
     if bytes(content[:8]) == PNG_BEGINS and len(content) > 24:  # a few MB of it can hold so much of one colour that no memory takes it
-        width, height = struct.unpack(">II", content[16:24])
+        width, height = struct.unpack(">II", content[16:24].tobytes())
         if width * height > MOST_PIXELS:
             raise ValueError(
                 f"{name!r} cannot be read as a picture: it has {width}x{height} pixels. Make it smaller, or move it out of the folder."

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = re.compile(r"\.blade_[0-9a-f]{16}\.part")
@@ -48,6 +48,7 @@ def remove_abandoned(folder: Path) -> None:
     """Removes what killed processes have left in a folder."""
     for entry in os.scandir(folder):
         if PART.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            changed = max(os.lstat(place).st_mtime for place in (entry.path, *Path(entry.path).rglob("*")))
-            if changed < time.time() - ABANDONED:
-                shutil.rmtree(entry.path, ignore_errors=True)
+            with suppress(OSError):  # another process ends its own just now
+                changed = max(place.lstat().st_mtime for place in (Path(entry.path), *Path(entry.path).rglob("*")))
+                if changed < time.time() - ABANDONED:
+                    shutil.rmtree(entry.path, ignore_errors=True)

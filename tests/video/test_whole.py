@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import blade.video.whole as whole_module
 from blade.video.whole import ABANDONED, Unwritable, whole
 
 OLD = time.time() - ABANDONED - 60
@@ -114,3 +115,15 @@ def test_what_a_killed_process_left_goes_a_day_later_and_nothing_else_does(tmp_p
         made.touch()
     assert before - set(names(tmp_path)) == {abandoned.name}
     assert (fresh / "frames" / "00000.png").exists()
+
+
+def test_a_folder_that_another_process_ends_meanwhile_is_no_obstacle(tmp_path, monkeypatch):
+    left(tmp_path, 1, True)
+
+    def gone(*_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(whole_module.Path, "rglob", gone)
+    with whole(tmp_path / "a") as made:
+        made.touch()
+    assert (tmp_path / "a").exists()
