@@ -386,7 +386,7 @@ def test_frames_see_each_other_in_batches_as_in_the_whole_clip(studio, habit, or
 
 
 @pytest.fixture
-def put_in(monkeypatch):
+def put_in(plain, monkeypatch):
     """Another function in the place of the host's attention, as packs put it there while models are loaded. Counts its calls."""
     import comfy.ldm.modules.attention as host
 
