@@ -117,6 +117,7 @@ class OnlineMask(StepMask):
         self.source, self.recorder, self.target, self.sigmas = source, recorder, target, sigmas
         self.matte, self.matte_mode = matte, matte_mode
         self.whole_weight = sum(signal_share(float(sigma)) for sigma in sigmas[:-1])
+        self.seen = False  # whether the model has shown any of the target's maps
         self.heat_of_step: Tensor | None = None  # of a clip of one span, while a step's mask is drawn
         self.threshold = self.find_threshold()
 
@@ -133,6 +134,7 @@ class OnlineMask(StepMask):
 
     def at_step(self, step: int) -> Tensor:
         found = self.recorder.finish()
+        self.seen |= found is not None
         if found and self.target.phrases:
             add_level(self.target, self.recorder.words, found)
             self.threshold = self.find_threshold()

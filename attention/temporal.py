@@ -147,11 +147,13 @@ def temporal_attention(
     attend: Attend,
     carried: CarriedKeys | None = None,
     layer: Hashable = None,
+    apart: bool = False,
 ) -> Tensor:
     """Self-attention across frames (paper, temporal-spatial attention; variants as in `KeyFrames`).
 
     q, k, v: [(conds frames), cells, width], already projected, so that each frame is projected once; attend: plain attention on such
     tensors. Frames never mix across conds. carried, layer: where keys and values of earlier batches are held, needed if the batch says so.
+    apart: attend gets each frame's queries in a row of their own, [(conds frames), cells, width], also where all frames see the same.
     """
     frames = len(batch.frames)
     if batch.seen is None:
@@ -161,7 +163,9 @@ def temporal_attention(
         k, v = (torch.cat(pair, 1) for pair in zip(carried.take(layer, conds), (k, v), strict=True))
     if batch.keep and carried is not None:
         carried.put(layer, conds, pick(k, batch.keep), pick(v, batch.keep))
-    if all(seen == batch.seen[0] for seen in batch.seen):  # all see the same: one long sequence of queries, and no copies of keys
+    if not apart and all(
+        seen == batch.seen[0] for seen in batch.seen
+    ):  # all see the same: one long sequence of queries, and no copies of keys
         k, v = (rearrange(pick(t, batch.seen[0]), "c s n d -> c (s n) d") for t in (k, v))
         return rearrange(attend(rearrange(q, "(c f) n d -> c (f n) d", f=frames), k, v), "c (f n) d -> (c f) n d", f=frames)
     flat = tuple(position for seen in batch.seen for position in seen)

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
+import comfy.ldm.modules.attention
 import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from torch import Tensor
 
 from ..attention.temporal import Attend, KeyFrames, plan_batches, temporal_attention
 from .fingerprint import TEMPORAL
-from .frames import KEY, SELF, frame_pass, rows_of, with_frame_batches
+from .frames import CONFINE, KEY, SELF, frame_pass, note_effect, rows_of, with_frame_batches
 
 Block = tuple[str, int]  # "input", "middle" or "output", and its number
 Cond = tuple[Hashable, int]  # a cond's uuid, and its place among those that guidance asks for together
+Handler = Callable[[Tensor, Tensor, Tensor, "Beneath", dict], Tensor]
+"""handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]."""
 DIFFUSION_MODEL = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-Handler = Callable[[Tensor, Tensor, Tensor, Attend, dict], Tensor]
-"""handler(q, k, v, attend, options) -> out; q, k, v and out are [batch, tokens, heads * dim]; attend runs whatever would have
-run without this patch (another pack's replacement, or the host's attention of choice)."""
+
+
+@dataclass(frozen=True)
+class Beneath:
+    """Runs whatever would have run without our patch: another pack's replacement, or the host's attention of choice."""
+
+    replacement: Callable | None
+    options: dict
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.replacement is not None:
+            return self.replacement(q, k, v, self.options)
+        # By the module, since packs put another function there.
+        return comfy.ldm.modules.attention.optimized_attention(
+            q, k, v, self.options["n_heads"], attn_precision=self.options["attn_precision"], transformer_options=self.options
+        )
 
 
 class _Everywhere(dict):
@@ -45,14 +61,7 @@ class _Everywhere(dict):
             previous = self.previous[block[:2]]
 
         def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                if previous is not None:
-                    return previous(q, k, v, options)
-                return optimized_attention(
-                    q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
-                )
-
-            return self.handler(q, k, v, attend, options)
+            return self.handler(q, k, v, Beneath(previous, options), options)
 
         return replacement
 
@@ -125,7 +134,7 @@ def with_temporal_attention(
     strength: 0 is plain self-attention, 1 temporal attention, a mixture of their results between. scales: finest and coarsest
     feature maps that take part, as divisors of the latent's height. percent: of the way from noise to clip, as core counts it."""
 
-    def across_frames(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
+    def across_frames(q: Tensor, k: Tensor, v: Tensor, attend: Beneath, options: dict) -> Tensor:
         rows, cells = options["activations_shape"][0], math.prod(layer_size(options))
         finest, coarsest = (-(-options["original_shape"][-2] // scale) for scale in scales)
         active = coarsest <= layer_size(options)[0] <= finest
@@ -134,6 +143,8 @@ def with_temporal_attention(
             sampling = passing.model_sampling if passing else model.get_model_object("model_sampling")
             begin, end = (float(sampling.percent_to_sigma(share)) for share in percent)
             active = end <= float(options["sigmas"][0]) <= begin
+            if not active:
+                note_effect(options, TEMPORAL)
         # Where another patch has changed what this layer attends to (HyperTile, token merging) or which rows it gets (tiles in one batch),
         # it is left to that one.
         if not active or k.shape != q.shape or q.shape[:2] != (rows, cells) or (KEY in options and passing is None):
@@ -149,7 +160,13 @@ def with_temporal_attention(
                 if (layer, cond) not in passing.carried.held:  # core had no use for this default cond before: its first frame stands in
                     stand_in = [place * len(batch.frames)] * len(batch.carried)
                     passing.carried.put(layer, [cond], k[None, stand_in], v[None, stand_in])
-        mixed = temporal_attention(q, k, v, conds, batch, attend, passing.carried if passing else None, layer)
+        # What another pack has put in the attention's place may read the layer's grid off the queries: each frame's stay in a row of their own.
+        mixed = temporal_attention(
+            q, k, v, conds, batch, attend, passing.carried if passing else None, layer, apart=attend.replacement is not None
+        )
+        if mixed.shape != q.shape:  # it does not attend, but hands values through (PAG): then its own frame's
+            return attend(q, k, v)
+        note_effect(options, TEMPORAL)
         return mixed if strength == 1 else torch.lerp(attend(q, k, v), mixed, strength)
 
     model = with_frame_batches(model, keys if strength else SELF, size)
@@ -185,7 +202,10 @@ def confining(heard: Callable[[tuple[int, ...], tuple[int, int]], Tensor | None]
     def confined(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
         out = attend(q, k, v)
         rows, passing, size = rows_of_conds(options, conds, len(q)), frame_pass(options, len(q)), layer_size(options)
-        if not rows or passing is None or tuple(options["original_shape"][-2:]) != passing.size or out.shape[1] != math.prod(size):
+        if passing is None or out.shape[1] != math.prod(size):
+            return out
+        note_effect(options, CONFINE)
+        if not rows or tuple(options["original_shape"][-2:]) != passing.size:
             return out
         inside = heard(passing.clip, size)
         if inside is None:

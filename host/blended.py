@@ -18,8 +18,8 @@ from ..blending.blend import CALLS_PER_STEP, foreground_start, sample_blended
 from ..blending.layers import Layers
 from ..inversion.trajectory import Trajectory
 from .attention import DIFFUSION_MODEL, Cond, attention_wrapper, confining, recording
+from .frames import CONFINE, STRUCTURE, WATCH, frame_batches
 from .frames import KEY as FRAMES
-from .frames import WATCH, frame_batches
 from .sampling import conds_where, solver_function
 from .structure import asking_the_source, source_conds
 from .words import KEY as WORDS
@@ -84,7 +84,7 @@ def blended_function(
     solver: str,
     seed: int,
     source: list | None = None,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[int, dict[str, bool]], None] | None = None,
 ) -> Callable[..., Tensor]:
     """A sampler function with the arguments of every k-diffusion sampler; what it is given as x counts by its device only, since the
     edit begins on the trajectory.
@@ -104,17 +104,15 @@ def blended_function(
                 options = with_wrapper(options, DIFFUSION_MODEL, f"blade_record_{number}", shown)
             if edit.confine < math.inf:
                 confined = confining(partial(places.heard, number), {name for _, name in conds})
-                options = with_wrapper(
-                    options, DIFFUSION_MODEL, f"blade_confine_{number}", attention_wrapper(unet, cross_attention=confined)
-                )
+                options = with_wrapper(options, DIFFUSION_MODEL, f"{CONFINE}_{number}", attention_wrapper(unet, cross_attention=confined))
 
         def behind(sigma: Tensor) -> Tensor:
             return trajectory.at(sigma).to(x)
 
         if source is not None and any(edit.structure < math.inf for edit in edits):
             calc, handlers = asking_the_source(source_conds(model, source, x), behind, lambda sigma: kept_structure(layers, edits, sigma))
-            options = with_wrapper(options, CALC_COND_BATCH, "blade_structure", calc)
-            options = with_wrapper(options, DIFFUSION_MODEL, "blade_structure", attention_wrapper(unet, **handlers))
+            options = with_wrapper(options, CALC_COND_BATCH, STRUCTURE, calc)
+            options = with_wrapper(options, DIFFUSION_MODEL, STRUCTURE, attention_wrapper(unet, **handlers))
         if watch is not None:
             options = {**options, "transformer_options": {**options["transformer_options"], WATCH: watch}}
         own_masks = [[cond.get("mask") for cond, _ in conds] for conds in prompts]

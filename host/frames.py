@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from ..attention.temporal import CarriedKeys, FrameBatch, KeyFrames, plan_batches
+from .fingerprint import TEMPORAL
 
 KEY = "blade_frames"
-WATCH = "blade_watch"  # in transformer_options: is told how many frames have passed
+WATCH = "blade_watch"  # in transformer_options: is told how many frames have passed, and which of EFFECTS were wanted and had
+CONFINE, STRUCTURE = "blade_confine", "blade_structure"
+EFFECTS = {TEMPORAL: "Temporal-Spatial Attention", CONFINE: "confine", STRUCTURE: "structure"}  # by what our wrappers' keys begin with
+DIFFUSION_MODEL = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
 AUTOMATIC_MOST = 16  # frames: a bound that does not depend on the free memory keeps the memory of long clips the same
 SELF = KeyFrames(("self",))
 
@@ -32,12 +37,27 @@ class FramePass:
     model_sampling: Any
     carried: CarriedKeys
     turns: Counter = field(default_factory=Counter)
+    ran: set[int] = field(default_factory=set)  # the U-Net's output blocks that have run
+    effects: set[str] = field(default_factory=set)  # those of EFFECTS that found a layer to work on
 
     def turn(self, layer: Hashable, conds: list[Hashable]) -> int:
         """How often in this batch the layer has already seen these conds: more than once where another pack passes the frame in tiles."""
         turn = self.turns[layer, conds[0]]
         self.turns[layer, conds[0]] += 1
         return turn
+
+    def note_block(self, h: Tensor, skipped: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+        """A patch of the output blocks that changes nothing."""
+        self.ran.add(options["block"][1])
+        return h, skipped
+
+    def check_ran(self, inner) -> None:
+        """Raises ValueError where something else than the whole U-Net has answered."""
+        if len(self.ran) < len(inner.diffusion_model.output_blocks):
+            raise ValueError(
+                "another pack's patch answers in the model's place, from a cache (as EasyCache and TeaCache do) or by a network of its own. What it "
+                "holds is of other frames or of another prompt. Take that patch off the model."
+            )
 
 
 def frame_pass(options: dict, rows: int) -> FramePass | None:
@@ -47,19 +67,49 @@ def frame_pass(options: dict, rows: int) -> FramePass | None:
     return found if found is not None and rows == conds * len(found.clip) else None
 
 
+def hindered(lacking: str) -> str:
+    """A warning of what another pack's patch has kept from happening."""
+    return (
+        f"Warning: {lacking}, since another pack's patch on the model splits the frames, changes what its layers attend to or answers in their place. "
+        "Take that patch off to have it."
+    )
+
+
+def refuse_for_batches(options: dict, frames: int, size: int) -> None:
+    """Raises ValueError where core's Self-Attention Guidance would take the attention of a batch for that of the whole clip."""
+    for function in options.get("patches_replace", {}).get("attn1", {}).values():
+        if "SelfAttentionGuidance" in getattr(function, "__qualname__", ""):
+            raise ValueError(
+                f"Self-Attention Guidance looks at the whole clip at once, but its {frames} frames pass in batches of {size or 'what memory holds'}. "
+                f"Take it off the model, or let all pass at once: batch_frames {frames} in Temporal-Spatial Attention (BLADE)."
+            )
+
+
+def note_effect(options: dict, name: str) -> None:
+    """One of EFFECTS has found a layer to work on, or has nothing to do in this call."""
+    if KEY in options:
+        options[KEY].effects.add(name)
+
+
 def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
     """A CALC_COND_BATCH wrapper through which the frames of a clip pass in batches of `size` (0: automatic, from free memory and at most 16).
 
     Under every sampler, with whatever conds, areas, hooks and ControlNets: the batches are made where core has not yet laid out conds and
     uncond, around AnimateDiff-style windows' own. keys: what temporal attention will ask for, so that it is carried along."""
 
+    told: set[str] = set()
+
     def calc_cond_batch(executor, inner, conds, x, timestep, model_options):
         options = model_options.get("transformer_options", {})
+        keys_of_ours = [str(key) for key in options.get("wrappers", {}).get(DIFFUSION_MODEL, ())]
+        wanted = {name for name in EFFECTS if any(key.startswith(name) for key in keys_of_ours)}
         frames, window = len(x), clip_places(options, len(x))
         order = sorted(range(frames), key=window.__getitem__)
         whole = bool(options.get("ad_params"))  # a motion module wants its window whole
         batches = plan_batches(frames, keys, frames if whole else size or automatic_size(inner, conds, x))
-        if len(batches) == 1:
+        if len(batches) > 1:
+            refuse_for_batches(options, frames, size)
+        else:
             batches = (in_order_of_rows(batches[0], order),)
         carried = CarriedKeys()
         results: list[Tensor] = []
@@ -71,18 +121,27 @@ def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
             else:
                 part = (rows_of_all_conds(conds, rows, frames), rows_of(x, rows), repeated_rows(timestep, rows))
             passing = FramePass(batch, tuple(window[row] for row in rows), tuple(x.shape[-2:]), inner.model_sampling, carried)
-            batch_options = {**options, KEY: passing}
+            patches = options.get("patches", {})
+            patches = {**patches, "output_block_patch": [*patches.get("output_block_patch", ()), passing.note_block]}
+            batch_options = {**options, KEY: passing, "patches": patches}
             if len(batches) > 1:  # as AnimateDiff-Evolved tells of its windows: IPAdapter takes its frames' embeddings by sub_idxs
                 batch_options["ad_params"] = {"sub_idxs": rows, "full_length": frames}
             outputs = executor(inner, *part, {**model_options, "transformer_options": batch_options})
-            if WATCH in options and not batch.pilot:
-                options[WATCH](len(rows))
+            if len(batches) > 1:
+                passing.check_ran(inner)
+            if batch.pilot:
+                continue
+            if WATCH in options:
+                options[WATCH](len(rows), {EFFECTS[name]: name in passing.effects for name in wanted})
+            elif passing.ran:  # a sampler of core's
+                for name in wanted - passing.effects - told:
+                    told.add(name)
+                    logging.warning("BLADE: %s", hindered(f"{EFFECTS[name]} had no effect"))
             if part[1] is x:
                 return outputs
-            if not batch.pilot:
-                results = results or [torch.empty_like(x, dtype=output.dtype) for output in outputs]
-                for result, output in zip(results, outputs, strict=True):
-                    result[rows] = output
+            results = results or [torch.empty_like(x, dtype=output.dtype) for output in outputs]
+            for result, output in zip(results, outputs, strict=True):
+                result[rows] = output
         return results
 
     return calc_cond_batch

@@ -8,13 +8,13 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import comfy.model_management
 import comfy.utils
 import psutil
 
-from .frames import WATCH
+from .frames import WATCH, hindered
 
 COPIES = 14  # of the clip's latents that core, the solver and blending hold at once
 
@@ -87,14 +87,17 @@ class Watch:
         self.job, self.node_id = job, node_id
         self.whole, self.passed = job.calls * job.shape[0], 0
         self.bar = comfy.utils.ProgressBar(self.whole)
+        self.effects: dict[str, bool] = {}
         self.begin = self.told = time.monotonic()
         self.say(self.job.sentence())
 
     def __deepcopy__(self, memo: dict) -> Watch:
         return self  # the host copies a MODEL's options whenever it clones one
 
-    def __call__(self, frames: int) -> None:
-        """So many frames have passed the model once more."""
+    def __call__(self, frames: int, effects: Mapping[str, bool]) -> None:
+        """So many frames have passed the model once more. effects: of ours that were wanted, whether they had their layers."""
+        for name, had in effects.items():
+            self.effects[name] = had or self.effects.get(name, False)
         self.passed = min(self.passed + frames, self.whole)
         self.bar.update_absolute(self.passed, self.whole)
         now = time.monotonic()
@@ -109,9 +112,19 @@ class Watch:
     def done(self, found: str = "") -> None:
         """The work is at its end, perhaps with fewer calls than it might have taken. found: what came out, in a few words."""
         self.passed = self.whole
+        for name, had in self.effects.items():
+            if not had:
+                self.warn(f"{name} had no effect")
         self.bar.update_absolute(self.whole, self.whole)
         told = f"{self.job.sentence()}; took {duration(time.monotonic() - self.begin)}"
         self.say(f"{told}; {found}" if found else told, log=False)
+
+    def warn(self, lacking: str) -> None:
+        """Tells, once, what another pack's patch has kept from happening."""
+        sentence = hindered(lacking)
+        if sentence not in self.job.warning:
+            self.job.warning = f"{self.job.warning}\n{sentence}".strip()
+            logging.warning("BLADE: %s", sentence)
 
     def say(self, sentence: str, log: bool = True) -> None:
         if log:

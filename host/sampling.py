@@ -23,6 +23,7 @@ def unet_family(model) -> str:
     """ "eps" or "v". Raises ValueError for a MODEL that is no image U-Net predicting either."""
     inner = model.model
     unet = model.get_model_object("diffusion_model")
+    unet = getattr(unet, "_orig_mod", unet)  # within torch.compile's
     if not isinstance(unet, UNetModel):
         raise ValueError(
             f"the model is a {type(inner).__name__} ({type(unet).__name__}), not a U-Net. Load an SD1.5, SD2.x or SDXL checkpoint: flow and transformer models have no DDIM trajectory."

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..attention.temporal import Attend
 from .attention import layer_size
-from .frames import KEY, rows_of_all_conds
+from .frames import KEY, STRUCTURE, frame_pass, note_effect, rows_of_all_conds
 
 HELD = "blade_structure"  # in transformer_options: the pass under way
 CELLS = 180, 1300  # least and most of a layer that takes part: 16x16 and 32x32 at 512 px. Coarser ones lead the shape away from the clip's,
@@ -63,21 +63,29 @@ def asking_the_source(
         options = {**model_options, "transformer_options": {**options, HELD: held}}
         executor(inner, rows_of_all_conds([conds], rows, frames), behind[rows].to(x), timestep, options)
         held.whole = True
-        return executor(inner, edits, x, timestep, options)
+        passing.ran.clear()
+        edited = executor(inner, edits, x, timestep, options)
+        passing.check_ran(inner)
+        return edited
 
     def look(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
         held, layer = options.get(HELD), (options["block"], options["block_index"])
-        if held is not None and not held.whole:
+        if held is None:
+            note_effect(options, STRUCTURE)
+        elif frame_pass(options, len(q)) is None:  # another patch has changed the batch's rows
+            pass
+        elif not held.whole:
             known = [order.get(cond, len(order)) for cond in options["uuids"]]
             if layer not in held.layers or min(known) < held.layers[layer][0]:  # of several source prompts, the first's
                 begin = known.index(min(known)) * len(held.inside)
                 held.layers[layer] = min(known), q[begin : begin + len(held.inside)], k[begin : begin + len(held.inside)]
-        elif held is not None and layer in held.layers:
+        elif layer in held.layers:
             own_q, own_k = (part.to(q.device) for part in held.layers[layer][1:])  # core may run conds on several devices
             # Another patch (HyperTile, token merging) may have changed the cells: then the layer is left alone.
             if q.shape[1:] == own_q.shape[1:] and k.shape[1:] == own_k.shape[1:] and len(q) % len(own_q) == 0 == len(k) % len(own_k):
                 inside = F.adaptive_max_pool2d(held.inside.to(q), layer_size(options)).flatten(1)[..., None] > 0.5
                 if inside.shape[1] == q.shape[1]:
+                    note_effect(options, STRUCTURE)
                     prompts = len(q) // len(own_q)
                     inside = inside.repeat(prompts, 1, 1)
                     q, k = (torch.where(inside, own.repeat(prompts, 1, 1), new) for own, new in ((own_q, q), (own_k, k)))

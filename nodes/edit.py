@@ -18,6 +18,7 @@ from ..attention.words import Phrase, PromptWords, changed_columns
 from ..blending.consensus import Consensus, object_places
 from ..blending.layers import Layer, Layers
 from ..host.blended import PromptedEdit, tagged
+from ..host.job import Watch
 from ..host.sampling import percent_to_sigma
 from ..host.words import words_of
 from ..inversion.trajectory import Trajectory
@@ -212,7 +213,7 @@ class Pass:
         self.prompted = [
             PromptedEdit(
                 edit.tag,
-                mask.recorder if isinstance(mask, OnlineMask) else None,
+                getattr(mask, "recorder", None),
                 *(percent_to_sigma(model, share) if share else math.inf for share in (edit.structure, edit.confine)),
             )
             for mask, edit in zip(self.masks, edits, strict=True)
@@ -221,9 +222,15 @@ class Pass:
     @staticmethod
     def consensus(mask: StepMask, amount: float, until: float) -> Consensus | None:
         """How an edit's frames agree along its mask. One that does not move says nothing of how the thing in it does."""
-        place = mask.mask if isinstance(mask, FixedMask) else getattr(mask.source, "mask", None) if isinstance(mask, OnlineMask) else None
+        place = getattr(getattr(mask, "source", mask), "mask", None)
         still = place is not None and torch.equal(place, place[:1].expand_as(place))
         return Consensus(object_places(mask.source_masks()), amount, until) if amount and not still else None
+
+    def finish(self, watch: Watch) -> None:
+        """The run is at its end: tells what it lacked."""
+        if len(self.sigmas) > 2 and any(hasattr(mask, "seen") and mask.target.phrases and not mask.seen for mask in self.masks):
+            watch.warn("the target's words could not widen the mask")
+        watch.done()
 
     def cells(self) -> torch.Tensor:
         """The last step's mask of all edits, on the latent grid. [frames, h, w]"""

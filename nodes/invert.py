@@ -178,6 +178,8 @@ class DDIMInvert(io.ComfyNode):
             run_sampler(patched, function, sigmas, source, source, 1.0, samples)
         else:  # guidance of 0 follows the negative prompt alone, and the positive one is still asked, which the recorder watches
             run_sampler(patched, function, sigmas, source, null_prompt, 0.0, samples)
+        if words is not None and words.columns and record is not None and len(record.levels) < steps:
+            watch.warn(f"words were recorded at {len(record.levels)} of {steps} levels")
         watch.done(f"every step leads back to within {max(residuals):.0e} of a latent's size" if method == REFINED else "")
         path_words = words if null_prompt is None else words_of(null_prompt)
         origin = Origin(

@@ -213,6 +213,7 @@ class BlendedSampler(io.ComfyNode):
         guidance_end = None if cfg_end < 0 else cfg_end
         with naming(TITLE, "model"):
             samples = run_sampler(in_frame_batches(model), function, sigmas, positive, negative, cfg, clip, guidance_end)
+        run.finish(watch)
         used = run.cells() if mask_size == CELLS else run.pixels()
         height, width = (side * CELL for side in clip.shape[-2:])
         return io.NodeOutput({"samples": samples}, used, mask_strip(run.layers.middle, sigmas.tolist(), height, width))

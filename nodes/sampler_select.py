@@ -90,9 +90,12 @@ class BlendedSamplerSelect(io.ComfyNode):
                 job.check()
             with naming(TITLE):
                 check_run(model, x, extra_args, trajectory, run.prompted)
-            sampled = blended_function(trajectory, run.layers, run.prompted, sampler_name, seed, source, job.watch(node_id))
+            watch = job.watch(node_id)
+            sampled = blended_function(trajectory, run.layers, run.prompted, sampler_name, seed, source, watch)
             with naming(TITLE, "model"):
-                return sampled(model, x, sigmas, extra_args, callback, disable)
+                samples = sampled(model, x, sigmas, extra_args, callback, disable)
+            run.finish(watch)
+            return samples
 
         positive = [entry for edit in edits for entry in edit.positive]
         return io.NodeOutput(as_sampler(function), positive, own_sigmas, {"samples": latent_out(model, trajectory.clip)})
