@@ -20,7 +20,7 @@ from ..inversion.trajectory import Trajectory
 from .attention import DIFFUSION_MODEL, Cond, attention_wrapper, confining, recording
 from .frames import KEY as FRAMES
 from .frames import WATCH, frame_batches
-from .sampling import conds_where, solver_function
+from .sampling import check_sampled, conds_where, solver_function
 from .structure import asking_the_source, source_conds
 from .words import KEY as WORDS
 
@@ -89,7 +89,8 @@ def blended_function(
     """A sampler function with the arguments of every k-diffusion sampler; what it is given as x counts by its device only, since the
     edit begins on the trajectory.
 
-    edits: as many as layers. source: the source prompt's CONDITIONING, where structure is kept. watch: is told how many frames have passed."""
+    edits: as many as layers. source: the source prompt's CONDITIONING, where structure is kept. watch: is told how many frames have passed.
+    Raises ValueError where the model gives values that are not finite."""
 
     def function(model, x, sigmas, extra_args, callback, disable):
         prompts = prompts_of(model, edits)
@@ -132,7 +133,7 @@ def blended_function(
         if renoised.any():
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
             start = foreground_start(start, behind(torch.zeros_like(level)), level, noise, renoised)
-        return sample_blended(
+        found = sample_blended(
             model,
             start,
             sigmas,
@@ -145,6 +146,8 @@ def blended_function(
             mask=lambda step: mask_of(step) if step else first,
             agree=layers.agree,
         )
+        check_sampled(found)
+        return found
 
     return function
 

@@ -120,6 +120,16 @@ class Watch:
         return model
 
 
+def check_clip(frames: int | None, height: int, width: int) -> None:
+    """Raises ValueError where memory does not hold so many frames, as they are read and as IMAGE. None: nobody knows how many they are."""
+    needed, free = (frames or 0) * height * width * 3 * (1 + 4), psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"{frames:,} frames of {width}x{height} pixels take {gib(needed)} of memory, and {gib(free)} are free; lower frame_count, force_fps or "
+            "longest_side, or take Encode Video (BLADE)"
+        )
+
+
 def frame_ticks(whole: int) -> Callable[[], None]:
     """A function for a room to call after each of so many frames: moves the progress bar, and ends the work where the artist cancels."""
     bar = comfy.utils.ProgressBar(whole)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import folder_paths
 from comfy_api.latest import io
 
+from ..host.job import check_clip
 from ..video.fit import CROP, PAD
 from ..video.load import Stretch, load_clip
 from ..video.source import PICTURES, Source, source_of_path
-from .common import CATEGORY, FitSocket, check_inside
+from .common import CATEGORY, FitSocket, check_inside, checked
 
 TITLE = "Load Video (BLADE)"
 
@@ -41,6 +42,7 @@ class LoadVideo(io.ComfyNode):
         return file_stamp(video)
 
     @classmethod
+    @checked("video")
     def execute(
         cls,
         video: str,
@@ -54,6 +56,7 @@ class LoadVideo(io.ComfyNode):
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
         with reading(TITLE, video):
             source = clip_source(video)
+            check_clip(stretch.expected(source), *stretch.fit(source).size)
             clip = load_clip(source, stretch)
         return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))
 

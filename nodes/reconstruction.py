@@ -8,13 +8,13 @@ from comfy_api.latest import io, ui
 
 from ..host.frames import in_frame_batches
 from ..host.job import Job
-from ..host.sampling import latent_out, run_sampler, solver_function
+from ..host.sampling import check_sampled, latent_out, run_sampler, solver_function
 from ..host.vae import check_vae, decode_chunks, fitting_chunk
 from ..host.words import words_of
 from ..inversion.trajectory import Trajectory
 from ..metrics.background import psnr_outside
 from ..metrics.reconstruction import drift, latent_psnr, plot
-from .common import CATEGORY, TrajectorySocket, check_model, naming
+from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
 
 TITLE = "Reconstruction Check (BLADE)"
 FAITHFUL, USABLE = 45.0, 30.0  # dB of latents; see advice
@@ -48,11 +48,13 @@ class ReconstructionCheck(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, model, source, trajectory: Trajectory, vae=None) -> io.NodeOutput:
         warning = check_model(TITLE, model, trajectory)
         if vae is not None:
             with naming(TITLE, "vae"):
                 check_vae(vae)
+        check_prompts(TITLE, model, source=source)
         sigmas = trajectory.sigmas.flip(0)
         job = Job(model, trajectory.latents.shape[1:], trajectory.steps, warning=join(warning, prompt_warning(source, trajectory)))
         with naming(TITLE, "trajectory"):
@@ -70,6 +72,8 @@ class ReconstructionCheck(io.ComfyNode):
 
             x = solver_function("euler")(model, trajectory.at(sigmas[0]).to(x, copy=True), sigmas, extra_args, compare, disable)
             back = x.float().cpu()
+            with naming(TITLE, "model"):
+                check_sampled(back)
             return x
 
         watch = job.watch(cls.hidden.unique_id if cls.hidden else None)

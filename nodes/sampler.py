@@ -12,7 +12,7 @@ from ..host.frames import in_frame_batches
 from ..host.job import Job
 from ..host.sampling import latent_out, run_sampler
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, check_model, naming
+from .common import CATEGORY, CELL, TrajectorySocket, check_model, check_prompts, checked, naming
 from .edit import ALONE, Edit, EditsSocket, Pass, check_structure, edit_inputs, mask_input
 
 TITLE = "Blended Sampler (BLADE)"
@@ -162,6 +162,7 @@ class BlendedSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked("sampler_name")
     def execute(
         cls,
         model,
@@ -195,6 +196,7 @@ class BlendedSampler(io.ComfyNode):
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
         warning = check_model(TITLE, model, trajectory)
+        check_prompts(TITLE, model, negative=negative, source=source)
         with naming(TITLE, "steps"):
             sigmas = trajectory.grid(steps, start)
         own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)
@@ -211,7 +213,8 @@ class BlendedSampler(io.ComfyNode):
         positive = [entry for edit in every for entry in edit.positive]
         clip = latent_out(model, trajectory.clip)
         guidance_end = None if cfg_end < 0 else cfg_end
-        samples = run_sampler(in_frame_batches(model), function, sigmas, positive, negative, cfg, clip, guidance_end)
+        with naming(TITLE, "model"):
+            samples = run_sampler(in_frame_batches(model), function, sigmas, positive, negative, cfg, clip, guidance_end)
         used = run.cells() if mask_size == CELLS else run.pixels()
         height, width = (side * CELL for side in clip.shape[-2:])
         return io.NodeOutput({"samples": samples}, used, mask_strip(run.layers.middle, sigmas.tolist(), height, width))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.job import check_clip
 from ..host.video import video_source
 from ..video.fit import CROP
 from ..video.load import Stretch, load_clip
-from .common import CATEGORY, naming
+from .common import CATEGORY, checked, naming
 from .load_video import stretch_inputs, stretch_outputs, to_audio
 
 TITLE = "Video to Frames (BLADE)"
@@ -29,6 +30,7 @@ class VideoToFrames(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         video,
@@ -42,5 +44,6 @@ class VideoToFrames(io.ComfyNode):
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
         with naming(TITLE, "video"):
             source = video_source(video)
+            check_clip(stretch.expected(source), *stretch.fit(source).size)
             clip = load_clip(source, stretch)
         return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))

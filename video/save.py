@@ -7,9 +7,11 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from .source import EXACT
 H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"
 PRORES, VP9, GIF = "mov (ProRes 422 HQ)", "webm (VP9)", "gif"
 SUFFIX = {H264: ".mp4", FFV1: ".mkv", PRORES: ".mov", VP9: ".webm", GIF: ".gif", PNG: ""}  # of a file's name, or of a folder's
+SLOWEST, FASTEST, FASTEST_SOUND = 0.001, 100_000, 768_000  # frames and samples a second, beyond which files or FFmpeg have no numbers
+LOUDEST = 1e6  # from about 1e12 on, AAC's encoder fails
 LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1")  # FFmpeg's own choice for 1 to 7 channels; PyAV carries no 8
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # ISO/IEC 14496-3, table 1.18
 OPUS_RATES = (48000, 24000, 16000, 12000, 8000)  # RFC 6716, section 2.1.3
@@ -51,11 +55,11 @@ def save_video(
 
     All is written under another name beside `target` and takes its place at the end: whatever is raised meanwhile, by `chunks` too,
     leaves nothing half written and an earlier file as it was. Raises ValueError for no frames, frames of another kind or size, a folder
-    that exists, and an fps or a sound that cannot be written."""
+    that exists, an fps or a sound that cannot be written, and where disk or FFmpeg refuse."""
     target = Path(target)
     check_fps(fps)
     check_sound(waveform, sample_rate)
-    if form == PNG and target.exists():
+    if form == PNG and os.path.exists(target):
         raise ValueError(f"there is already something at {target}; give another name")
     chunks = (chunk for chunk in map(check_chunk, chunks) if len(chunk))
     first = next(chunks, None)
@@ -63,7 +67,7 @@ def save_video(
         raise ValueError("there are no frames to write")
     height, width = first.shape[1:3]
     check_sides(form, height, width)
-    pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(fps).limit_denominator(10_000)
+    pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(float(fps)).limit_denominator(10_000)
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:
         if form == PNG:
@@ -71,11 +75,17 @@ def save_video(
         else:
             written = write_file(part, form, pictures, (height, width), rate, crf, waveform, sample_rate)
         os.replace(part, target)
+    except (OSError, av.FFmpegError) as error:
+        told = error.strerror or error
+        raise ValueError(
+            f"{target.name!r:.80} cannot be written as {form} ({told}). Choose another name or format, or make room."
+        ) from error
     finally:
-        if part.is_dir():
+        if os.path.isdir(part):
             shutil.rmtree(part, ignore_errors=True)
         else:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # it never came to be
+                part.unlink()
     return written
 
 
@@ -111,9 +121,9 @@ def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fractio
 
 
 def check_fps(fps: float) -> None:
-    """Raises ValueError for what is no frame rate."""
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"the frame rate is {fps}; give one above 0")
+    """Raises ValueError for what is no frame rate, or none that a file can tell."""
+    if not SLOWEST <= fps <= FASTEST:
+        raise ValueError(f"the frame rate is {fps}; give one above 0, from {SLOWEST} to {FASTEST:,}")
 
 
 def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
@@ -122,10 +132,13 @@ def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
         return
     if waveform.ndim != 2 or not 1 <= len(waveform) <= len(LAYOUTS):
         raise ValueError(f"the sound's shape is {list(waveform.shape)}; give [channels, samples] with 1 to {len(LAYOUTS)} channels")
-    if sample_rate < 1:
-        raise ValueError(f"the sound's sample rate is {sample_rate}; give one above 0")
-    if not waveform.isfinite().all():
+    if not isinstance(sample_rate, Integral) or not 1 <= sample_rate <= FASTEST_SOUND:
+        raise ValueError(f"the sound's sample rate is {sample_rate}; give a whole number above 0, up to {FASTEST_SOUND:,}")
+    reach = float(waveform.float().abs().max()) if waveform.numel() else 0.0
+    if not math.isfinite(reach):
         raise ValueError("the sound holds values that are not finite (NaN or infinity); make it again, or leave it out")
+    if reach > LOUDEST:
+        raise ValueError(f"the sound's values reach {reach:.3g}, but a waveform lies in -1..1; make it again, or leave it out")
 
 
 def check_sides(form: str, height: int, width: int) -> None:
@@ -237,10 +250,10 @@ class Sound:
     """The audio stream of a file that is being written; fed in step with the pictures, so that both lie side by side in the file."""
 
     def __init__(self, file, coding: Coding, waveform: Tensor, sample_rate: int):
-        self.file, self.rate, self.written = file, sample_rate, 0
+        self.file, self.rate, self.written = file, int(sample_rate), 0
         self.samples = waveform.float().cpu().numpy()
         self.layout = LAYOUTS[len(waveform) - 1]
-        rate = sample_rate if not coding.rates or sample_rate in coding.rates else 48000
+        rate = self.rate if not coding.rates or self.rate in coding.rates else 48000
         self.stream = file.add_stream(coding.sound, rate=rate, layout=self.layout)
 
     def write(self, until: Fraction) -> None:

@@ -26,6 +26,7 @@ CUT_OFF = "the file is damaged or cut off. Set frame_count so that it ends befor
 # A rate that varies by more than a tenth is read at that of its finest clock, which keeps every frame at its time; one that wavers less, or whose
 # clock would make more than so many frames of each, is read at its average.
 LEAST_VARYING, MOST_REPEATED = 1.1, 2.5
+MOST_STRETCHED = 16  # the sides of a pixel; a header that says more is damaged
 # libswscale's flags: bicubic, whole chroma, accurate rounding. Without them flat colours are off by up to 3
 EXACT = 4 | 0x2000 | 0x4000 | 0x40000
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
@@ -87,7 +88,8 @@ class Film(Source):
                     "its colours are HDR (PQ), which look washed out as they are and which image models do not know; convert it to SDR (BT.709)"
                 )
             self.turns = round(getattr(first, "rotation", 0) / 90) % 4
-            self.stretch = float(stream.sample_aspect_ratio or 1)  # of a pixel: its width to its height
+            aspect = float(stream.sample_aspect_ratio or 1)  # of a pixel: its width to its height
+            self.stretch = aspect if 1 / MOST_STRETCHED <= aspect <= MOST_STRETCHED else 1.0
             height, width = first.height, round(first.width * self.stretch)
             self.height, self.width = (width, height) if self.turns % 2 else (height, width)
 
@@ -134,7 +136,10 @@ class Folder(Source):
     timed = False
 
     def __init__(self, path: str):
-        names = [entry.name for entry in os.scandir(path) if entry.is_file() and entry.name.lower().endswith(PICTURES)]
+        try:
+            names = [entry.name for entry in os.scandir(path) if entry.is_file() and entry.name.lower().endswith(PICTURES)]
+        except OSError as error:
+            raise ValueError(f"the folder cannot be read ({error.strerror})") from error
         if not names:
             raise ValueError(f"the folder holds no pictures ({', '.join(PICTURES)})")
         self.paths = [os.path.join(path, name) for name in sorted(names, key=natural)]
@@ -169,6 +174,8 @@ class Held(Source):
     @staticmethod
     def picture(frame: Tensor) -> np.ndarray:
         values = frame.float().cpu().numpy() * 255
+        if not np.isfinite(values).all():
+            raise ValueError("a frame holds values that are not finite (NaN or infinity)")
         return values[..., :3] * (values[..., 3:] / 255 if values.shape[2] == 4 else 1)
 
     def sound(self, begin: float, end: float) -> tuple[np.ndarray | None, int]:
@@ -260,8 +267,11 @@ def over_black(picture: np.ndarray) -> np.ndarray:
 
 def read_picture(path: str) -> np.ndarray:
     """uint8 RGB [height, width, 3], upright. Raises ValueError for a file that is no picture."""
-    with open(path, "rb") as file:
-        content = np.frombuffer(file.read(), np.uint8)  # imread fails on Windows where a path is not ASCII
+    try:
+        with open(path, "rb") as file:
+            content = np.frombuffer(file.read(), np.uint8)  # imread fails on Windows where a path is not ASCII
+    except OSError as error:
+        raise ValueError(f"{os.path.basename(path)!r} cannot be read ({error.strerror})") from error
     # only the plain flags turn a photograph as its EXIF says, and only "unchanged" keeps alpha: no format needs both
     kind = cv2.IMREAD_COLOR if path.lower().endswith((".jpg", ".jpeg")) else cv2.IMREAD_UNCHANGED
     try:
