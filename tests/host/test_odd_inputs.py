@@ -224,3 +224,11 @@ def test_more_frames_than_memory_holds_are_refused_before_they_are_read(nodes):
     video = InputImpl.VideoFromComponents(Types.VideoComponents(images=torch.zeros(3, 16, 16, 3), audio=None, frame_rate=Fraction(1, 100)))
     refused(nodes.VideoToFrames, r"^Video to Frames \(BLADE\), input video: 300,000 frames of 8192x8192 pixels take .* GiB", video=video, longest_side=8192,
             force_fps=1000.0)  # fmt: skip
+
+
+def test_a_feather_next_to_nothing_is_none(nodes):
+    """Divided by it, in fp32, the pixels of the mask itself had become NaN."""
+    frames, mask = torch.rand(1, 16, 16, 3), torch.zeros(1, 16, 16)
+    mask[:, 4:12, 4:12] = 1
+    _, used = nodes.PixelComposite.execute(frames, frames, mask, 0, 5e-324).result
+    assert torch.equal(used, mask)
