@@ -112,7 +112,7 @@ def fade_out(mask: Tensor, pixels: float) -> Tensor:
     for frame in mask.numpy():
         outside = (frame <= 0.5).astype(np.uint8)
         if not outside.all():
-            near = np.clip(1 - cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / pixels, 0, 1)
+            near = np.clip(1 - cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / max(pixels, 1e-3), 0, 1)
             frame = np.maximum(frame, near * near * (3 - 2 * near))
         faded.append(frame.astype(np.float32))
     return torch.from_numpy(np.stack(faded))

@@ -89,7 +89,8 @@ def blended_function(
     """A sampler function with the arguments of every k-diffusion sampler; what it is given as x counts by its device only, since the
     edit begins on the trajectory.
 
-    edits: as many as layers. source: the source prompt's CONDITIONING, where structure is kept. watch: is told how many frames have passed."""
+    edits: as many as layers. source: the source prompt's CONDITIONING, where structure is kept. watch: is told how many frames have passed.
+    Raises ValueError where the model gives values that are not finite."""
 
     def function(model, x, sigmas, extra_args, callback, disable):
         prompts = prompts_of(model, edits)

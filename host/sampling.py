@@ -44,6 +44,21 @@ def unet_family(model) -> str:
     )
 
 
+def check_prompt(model, conditioning: list) -> None:
+    """Raises ValueError for CONDITIONING that a U-Net cannot read: none, of another family's text encoder, or not finite."""
+    if not conditioning:
+        raise ValueError("there is no prompt in it. Connect one, such as that of a Prompt (BLADE) node.")
+    width = model.model.model_config.unet_config.get("context_dim")
+    for embedding, _ in conditioning:
+        if embedding.ndim != 3 or 0 in embedding.shape or width not in (None, embedding.shape[-1]):
+            raise ValueError(
+                f"its embedding is {list(embedding.shape)}, but this model reads [1, tokens, {width}]. Encode the text with the CLIP of the "
+                "model's own checkpoint."
+            )
+        if not torch.isfinite(embedding).all():
+            raise ValueError("its embedding holds values that are not finite (NaN or infinity). Look at the weights of its words.")
+
+
 def sigma_table(model) -> Tensor:
     """The model's sigmas by rising timestep. [timesteps]"""
     return model.get_model_object("model_sampling").sigmas

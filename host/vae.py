@@ -19,6 +19,8 @@ LARGEST_CHUNK = 16  # frames; more at once are hardly faster
 
 def check_vae(vae) -> None:
     """Raises ValueError for a VAE that does not make one latent of 4 channels and 8x8-pixel cells a frame."""
+    if vae is None or getattr(vae, "first_stage_model", vae) is None:
+        raise ValueError("there is no VAE. The checkpoint holds none: load one that does, or use Load VAE.")
     channels, ratio = vae.latent_channels, vae.downscale_ratio
     if channels != CHANNELS or ratio != CELL:
         in_time = isinstance(ratio, tuple)
@@ -31,12 +33,12 @@ def check_vae(vae) -> None:
 
 def check_latent(samples: Tensor, channels: int = CHANNELS) -> None:
     """Raises ValueError for a LATENT that is no clip of that many channels: empty, of another kind, or not finite."""
-    if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
+    if samples.is_nested or samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
         raise ValueError(
             f"its shape is {list(samples.shape)}, but a clip needs [frames, {channels}, height/8, width/8]. "
             "Encode the frames with the VAE of the model's checkpoint."
         )
-    if not torch.isfinite(samples).all():
+    if not torch.isfinite(samples.float()).all():
         raise ValueError(
             "it holds values that are not finite (NaN or infinity). Make it again, with the model or the VAE that made it in fp32 if it overflows."
         )

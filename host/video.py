@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import InputImpl
+from numbers import Integral
 
+from comfy_api.latest import InputImpl
+from torch import Tensor
+
+from ..video.save import check_fps
 from ..video.source import Film, Held, Source
 
 
@@ -14,7 +18,24 @@ def video_source(video) -> Source:
     if isinstance(video, InputImpl.VideoFromFile) and not trimmed:
         return Film(video.get_stream_source())
     parts = video.get_components()
-    waveform, rate = (parts.audio["waveform"][0], parts.audio["sample_rate"]) if parts.audio else (None, 0)
-    if not len(parts.images):
+    images, (waveform, rate), fps = parts.images, sound_of(parts.audio), float(parts.frame_rate)
+    if not len(images):
         raise ValueError("it has no frames. Connect another.")
-    return Held(parts.images, float(parts.frame_rate), waveform, rate)
+    if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (3, 4):
+        raise ValueError(f"the shape of its frames is {list(images.shape)}, not [frames, height, width, 3]. Connect another.")
+    check_fps(fps)
+    return Held(images, fps, waveform, rate)
+
+
+def sound_of(audio) -> tuple[Tensor | None, int]:
+    """Waveform [channels, samples] and sample rate of AUDIO, of which the first of a batch counts; (None, 0) without any.
+
+    Raises ValueError for AUDIO of another kind."""
+    if not audio:
+        return None, 0
+    waveform, rate = audio["waveform"], audio["sample_rate"]
+    if waveform.ndim != 3 or not len(waveform):
+        raise ValueError(f"the sound's shape is {list(waveform.shape)}. Give [batch, channels, samples].")
+    if not isinstance(rate, Integral) or rate < 1:
+        raise ValueError(f"the sound's sample rate is {rate}. Give a whole number above 0.")
+    return waveform[0], int(rate)

@@ -178,6 +178,14 @@ def part(description: Any, name: str, *kinds: type) -> Any:
 
 def check(trajectory: Trajectory) -> None:
     """Raises ValueError where a trajectory is not as its class says, before anything larger than a level's part is read."""
+    check_form(trajectory)
+    for level, values in enumerate(trajectory.latents):
+        if not finite(values) or (level == 0 and trajectory.exact_clip is not None and not finite(trajectory.exact_clip)):
+            raise ValueError(f"its latents at level {level} are not all finite numbers")
+
+
+def check_form(trajectory: Trajectory) -> None:
+    """Raises ValueError where sizes and kinds of a trajectory's parts are not as its class says. Reads no latents."""
     sigmas, latents, clip = trajectory.sigmas, trajectory.latents, trajectory.exact_clip
     if sigmas.ndim != 1 or len(sigmas) < 2 or sigmas.dtype != torch.float32:
         raise ValueError(f"its sigmas are {list(sigmas.shape)} in {sigmas.dtype}, not two or more in fp32")
@@ -197,9 +205,6 @@ def check(trajectory: Trajectory) -> None:
         raise ValueError(f"its family is {trajectory.family!r}, not 'eps' or 'v'")
     if trajectory.origin.weights.dtype != torch.float32:
         raise ValueError(f"its sample of the weights is in {trajectory.origin.weights.dtype}, not fp32")
-    for level, values in enumerate(latents):
-        if not finite(values) or (level == 0 and clip is not None and not finite(clip)):
-            raise ValueError(f"its latents at level {level} are not all finite numbers")
 
 
 def finite(values: Tensor) -> bool:

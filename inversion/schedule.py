@@ -25,7 +25,9 @@ def check_grid(sigmas: Tensor, highest: float) -> None:
     """Raises ValueError for a grid that no clip can be walked up: fewer than two steps, not falling to 0, or above the model's `highest`.
 
     sigmas: [steps + 1] as samplers take them."""
-    listed = sigmas.flatten().tolist()
+    if sigmas.ndim != 1:
+        raise ValueError(f"the grid's shape is {list(sigmas.shape)}; give one row of sigmas.")
+    listed = sigmas.tolist()
     shown = ", ".join(f"{value:.4g}" for value in (listed if len(listed) <= 8 else [*listed[:4], *listed[-3:]]))
     if len(listed) < 3:
         raise ValueError(

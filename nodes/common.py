@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from numbers import Integral, Real
 from pathlib import Path
 
 import folder_paths
@@ -12,7 +16,8 @@ import torch
 from comfy_api.latest import io
 
 from ..host.fingerprint import difference, patches_of, same_weights, weights_sample
-from ..host.sampling import sigma_table, unet_family
+from ..host.sampling import check_prompt, sigma_table, unet_family
+from ..inversion.file import check_form
 from ..inversion.trajectory import Trajectory
 
 CATEGORY = "BLADE"
@@ -33,8 +38,66 @@ def naming(node: str, input_name: str = "", kind: type[Exception] = ValueError) 
         raise ValueError(f"{where}: {error}") from error
 
 
+def checked(*own: str) -> Callable:
+    """Decorates a node's `execute`: its values are held against the node's own schema before anything else, since ComfyUI asks neither for the range nor
+    for the choice of what arrives by a link. own: inputs that `execute` answers for itself.
+
+    Errors name node and input."""
+
+    def decorate(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+        signature, widgets = inspect.signature(execute), list[io.Input]()
+        title = ""
+
+        @wraps(execute)
+        def answering(cls, *args, **kwargs) -> io.NodeOutput:
+            nonlocal title
+            if not title:
+                schema = cls.define_schema()
+                title, widgets[:] = schema.display_name, [given for given in schema.inputs if given.id not in own]
+            given = signature.bind(cls, *args, **kwargs).arguments
+            for widget in widgets:
+                if widget.id in given:
+                    with naming(title, widget.id):
+                        check_value(widget, given[widget.id])
+            return execute(cls, *args, **kwargs)
+
+        return answering
+
+    return decorate
+
+
+def check_value(widget: io.Input, value) -> None:
+    """Raises ValueError for what an artist could not have set in the widget of an input."""
+    if isinstance(widget, io.Combo.Input) and value not in widget.options:
+        raise ValueError(f"it is {value!r:.80}. Choose one of: {', '.join(map(str, widget.options))}.")
+    if isinstance(widget, io.Int.Input | io.Float.Input):
+        whole = isinstance(widget, io.Int.Input)
+        if not isinstance(value, Integral if whole else Real) or not widget.min <= value <= widget.max:
+            raise ValueError(f"it is {value!r:.80}. Give a {'whole number' if whole else 'number'} from {widget.min} to {widget.max}.")
+    if isinstance(widget, io.String.Input) and (not isinstance(value, str) or any("\ud800" <= mark <= "\udfff" for mark in value)):
+        raise ValueError(f"it is {value!r:.80}, which is no text, or holds halves of characters. Write it again.")
+
+
+def check_trajectory(node: str, trajectory: Trajectory) -> None:
+    """Raises ValueError for a trajectory whose parts do not fit together. Reads none of its levels."""
+    with naming(node, "trajectory"):
+        try:
+            check_form(trajectory)
+        except ValueError as error:
+            raise ValueError(f"{error}. Invert the clip again.") from error
+
+
+def check_prompts(node: str, model, **prompts: list | None) -> None:
+    """Raises ValueError for CONDITIONING, by its input's name, that this MODEL cannot read. None is left out."""
+    for name, conditioning in prompts.items():
+        if conditioning is not None:
+            with naming(node, name):
+                check_prompt(model, conditioning)
+
+
 def check_model(node: str, model, trajectory: Trajectory) -> str:
     """Raises ValueError for a MODEL that cannot walk this trajectory back. Returns a warning where it is patched otherwise, or nothing."""
+    check_trajectory(node, trajectory)
     with naming(node, "model"):
         family, channels = unet_family(model), model.model.latent_format.latent_channels
     highest, reach, width = float(sigma_table(model)[-1]), float(trajectory.sigmas[-1]), trajectory.latents.shape[2]
@@ -61,9 +124,19 @@ def check_model(node: str, model, trajectory: Trajectory) -> str:
     return warning if changed else ""
 
 
+def masks_of(mask: torch.Tensor) -> torch.Tensor:
+    """A MASK with one axis of frames, [frames, height, width] in 0..1. Raises ValueError for one without pixels or with values that are not finite."""
+    if mask.ndim < 2 or 0 in mask.shape:
+        raise ValueError(f"its shape is {list(mask.shape)}; give at least one frame, [frames, height, width].")
+    low, high = (float(extreme) for extreme in torch.aminmax(mask.float()))  # a copy of the clip only where it is not fp32
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("it holds values that are not finite (NaN or infinity). Make it again.")
+    return (mask if 0 <= low and high <= 1 else mask.clamp(0, 1)).reshape(-1, *mask.shape[-2:])
+
+
 def clip_mask(mask: torch.Tensor, frames: int, height: int, width: int) -> torch.Tensor:
     """An artist's MASK for every frame of a clip, [frames, height, width] fp32 on the CPU. Raises ValueError where it does not fit the clip."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    mask = masks_of(mask).float().cpu()
     if tuple(mask.shape[-2:]) != (height, width):
         raise ValueError(
             f"it is {mask.shape[-1]}x{mask.shape[-2]} pixels, but the clip is {width}x{height}. Resize the mask to the clip's size."
@@ -78,13 +151,16 @@ def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
 
     Raises ValueError where that would be elsewhere, through ".." or through a link, before any folder is made."""
     output = folder_paths.get_output_directory()
-    outside = f"{prefix!r} leads out of ComfyUI's output folder. Give a place inside it, such as 'blade/trajectory'."
-    if not within(os.path.join(output, os.path.normpath(prefix) + "_"), output):
+    if "\0" in prefix:
+        raise ValueError(f"{prefix!r:.80} holds a NUL character, which no file's name does. Give another.")
+    prefix = os.path.normpath(prefix)  # core would not see the earlier files of "a/", and count from 1 again
+    outside = f"{prefix!r:.80} leads out of ComfyUI's output folder. Give a place inside it, such as 'blade/trajectory'."
+    if not within(os.path.join(output, prefix + "_"), output):
         raise ValueError(outside)
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
     except OSError as error:
-        raise ValueError(f"the folder of {prefix!r} cannot be used ({error}). Choose another.") from error
+        raise ValueError(f"the folder of {prefix!r:.80} cannot be used ({error}). Choose another.") from error
     except Exception as error:  # core's own check, on paths whose links are not followed, raises nothing narrower
         raise ValueError(outside) from error
     # %width% and the like are known only now, and Windows takes "D:name" for a place of its own

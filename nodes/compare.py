@@ -15,7 +15,7 @@ from ..host.job import frame_ticks
 from ..video.pictures import Panels, contact_sheet, in_cell, panels, picked, side_by_side, to_bytes, to_fit
 from ..video.save import check_fps, save_video
 from ..video.whole import Unwritable
-from .common import CATEGORY, CELL, naming
+from .common import CATEGORY, CELL, checked, masks_of, naming
 from .save_video import check_pictures, fps_input
 
 TITLE = "Compare (BLADE)"
@@ -62,6 +62,7 @@ class Compare(io.ComfyNode):
         )
 
     @classmethod
+    @checked("fps")
     def execute(
         cls,
         source: torch.Tensor,
@@ -138,10 +139,10 @@ class ClipMask:
     Raises ValueError, which names the node, where it does not fit a clip of so many frames of height x width pixels."""
 
     def __init__(self, title: str, mask: torch.Tensor, frames: int, height: int, width: int):
-        self.mask = mask.reshape(-1, *mask.shape[-2:])
-        rows, columns = self.mask.shape[1:]
-        self.times = CELL if (CELL * rows, CELL * columns) == (height, width) else 1
         with naming(title, "mask"):
+            self.mask = masks_of(mask)
+            rows, columns = self.mask.shape[1:]
+            self.times = CELL if (CELL * rows, CELL * columns) == (height, width) else 1
             if len(self.mask) not in (1, frames):
                 raise ValueError(f"it has {len(self.mask)} frames, but the clip has {frames}. Give one mask, or one for each frame.")
             if (self.times * rows, self.times * columns) != (height, width):
@@ -149,10 +150,8 @@ class ClipMask:
                     f"it is {columns}x{rows} pixels, but the clip is {width}x{height}. Resize the mask to that; in Blended Sampler set mask_size "
                     "to pixels."
                 )
-            if not torch.isfinite(self.mask).all():
-                raise ValueError("it holds values that are not finite (NaN or infinity). Make it again.")
 
     def __getitem__(self, frame: int) -> np.ndarray:
         """float32 [height, width] in 0..1"""
-        mask = self.mask[min(frame, len(self.mask) - 1)].float().cpu().clamp(0, 1).numpy()
+        mask = self.mask[min(frame, len(self.mask) - 1)].float().cpu().numpy()
         return mask.repeat(self.times, 0).repeat(self.times, 1)

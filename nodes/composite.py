@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..blending.composite import ALPHA, METHODS, composite, window
 from ..host.job import frame_ticks
-from .common import CATEGORY, naming
+from .common import CATEGORY, checked, masks_of, naming
 from .save_video import check_pictures
 
 TITLE = "Pixel Composite (BLADE)"
@@ -66,6 +66,7 @@ class PixelComposite(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         source: torch.Tensor,
@@ -93,7 +94,7 @@ class PixelComposite(io.ComfyNode):
 def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...], place: tuple[slice, slice]) -> torch.Tensor:
     """A MASK of the source's or the edit's size, (h, w), as one of the edit's, [frames or 1, h, w] fp32 on the CPU. Raises ValueError where it
     does not fit."""
-    mask = mask.reshape(-1, *mask.shape[-2:])
+    mask = masks_of(mask)
     if len(mask) not in (1, len(source)):
         raise ValueError(f"it has {len(mask)} frames, but the clip has {len(source)}. Give one mask, or one for each frame.")
     if mask.shape[1:] not in (source.shape[1:3], size):
@@ -103,7 +104,4 @@ def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...]
         )
     if mask.shape[1:] != size:
         mask = mask[:, place[0], place[1]]
-    mask = mask.float().cpu()
-    if not torch.isfinite(mask).all():
-        raise ValueError("it holds values that are not finite (NaN or infinity). Make it again.")
-    return mask.clamp(0, 1)
+    return mask.float().cpu()

@@ -8,7 +8,7 @@ from ..host.vae import check_latent, check_vae, decode_chunks, fitting_chunk
 from ..video.load import Stretch
 from ..video.save import FFV1, GIF, H264, PRORES, VP9
 from ..video.source import Source
-from .common import CATEGORY, CELL, naming
+from .common import CATEGORY, CELL, checked, naming
 from .encode_video import chunk_input
 from .save_video import audio_input, file_inputs, fit_input, write_video
 
@@ -37,6 +37,7 @@ class DecodeVideo(io.ComfyNode):
         )
 
     @classmethod
+    @checked("fps")
     def execute(
         cls,
         latent,
@@ -52,6 +53,7 @@ class DecodeVideo(io.ComfyNode):
         samples = latent["samples"]
         with naming(TITLE, "latent"):
             check_latent(samples)
+        samples = samples.float()
         with naming(TITLE, "vae"):
             check_vae(vae)
         height, width = samples.shape[-2] * CELL, samples.shape[-1] * CELL

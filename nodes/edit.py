@@ -22,7 +22,7 @@ from ..host.job import Watch
 from ..host.sampling import percent_to_sigma
 from ..host.words import words_of
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, clip_mask, naming
+from .common import CATEGORY, CELL, check_prompts, checked, clip_mask, naming
 
 TITLE = "Edit (BLADE)"
 EditsSocket = io.Custom("BLADE_EDITS")
@@ -203,6 +203,8 @@ class Pass:
         window: tuple[float, float],
     ):
         self.trajectory, self.sigmas, steps = trajectory, sigmas, len(sigmas) - 1
+        for edit in edits:
+            check_prompts(edit.title, model, target=edit.target)
         self.masks = [edit.step_mask(trajectory, sigmas) for edit in edits]
         held = [
             Layer(mask.at_step, edit.renoise, self.consensus(mask, consensus, percent_to_sigma(model, until)))
@@ -280,6 +282,7 @@ class EditNode(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         target,

@@ -14,7 +14,7 @@ from ..metrics.edit import measure
 from ..metrics.edit_chart import plot
 from ..video.motion import optical_flow
 from ..video.pictures import to_bytes
-from .common import CATEGORY, naming
+from .common import CATEGORY, checked, naming
 from .compare import ClipMask, check_pair, edited_input, source_input
 
 TITLE = "Edit Report (BLADE)"
@@ -55,6 +55,7 @@ class EditReport(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, source: torch.Tensor, edited: torch.Tensor, mask: torch.Tensor, margin: int = 8) -> io.NodeOutput:
         check_pair(TITLE, source, edited)
         inside = ClipMask(TITLE, mask, len(source), *source.shape[1:3])

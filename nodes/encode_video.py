@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..host.vae import check_vae, encode_chunks, fitting_chunk
 from ..video.fit import CROP
 from ..video.load import Stretch, decode_frames, load_sound
-from .common import CATEGORY, naming
+from .common import CATEGORY, checked, naming
 from .load_video import check_file, clip_source, file_stamp, reading, stretch_inputs, stretch_outputs, to_audio, video_input
 
 TITLE = "Encode Video (BLADE)"
@@ -47,6 +47,7 @@ class EncodeVideo(io.ComfyNode):
         return file_stamp(video)
 
     @classmethod
+    @checked("video")
     def execute(
         cls,
         vae,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.sampling import ScheduledGuider
-from .common import CATEGORY
+from .common import CATEGORY, checked
 
 TITLE = "CFG Schedule (BLADE)"
 
@@ -30,6 +30,7 @@ class CFGSchedule(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, model, positive, negative, cfg: float, cfg_end: float) -> io.NodeOutput:
         guider = ScheduledGuider(model)
         guider.set_conds(positive, negative)

@@ -20,7 +20,7 @@ from ..inversion.ddim import invert_ddim
 from ..inversion.schedule import check_grid, ddim_sigmas
 from ..inversion.storage import Storage
 from ..inversion.trajectory import Origin, Trajectory
-from .common import CATEGORY, TrajectorySocket, naming
+from .common import CATEGORY, TrajectorySocket, check_prompts, checked, naming
 
 TITLE = "DDIM Invert (BLADE)"
 MEMORY, FILE = "memory", "mapped file"
@@ -109,6 +109,7 @@ class DDIMInvert(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model,
@@ -127,9 +128,11 @@ class DDIMInvert(io.ComfyNode):
     ) -> io.NodeOutput:
         with naming(TITLE, "model"):
             family = unet_family(model)
+        check_prompts(TITLE, model, source=source, null_prompt=null_prompt)
         samples = latent["samples"]
         with naming(TITLE, "latent"):
             check_latent(samples, model.model.latent_format.latent_channels)
+        samples = samples.float()
         sigmas, schedule = (grid_to_walk(model, steps, schedule, depth), schedule) if sigmas is None else (sigmas.float().cpu(), "sigmas")
         with naming(TITLE, "sigmas" if schedule == "sigmas" else "steps"):
             check_grid(sigmas, float(sigma_table(model)[-1]))

@@ -9,7 +9,7 @@ from ..blending.composite import window
 from ..blending.latent_composite import composite_latents
 from ..host.job import frame_ticks
 from ..host.vae import check_latent, check_vae, decode_finite, encode_finite, fitting_chunk
-from .common import CATEGORY, CELL, naming
+from .common import CATEGORY, CELL, checked, naming
 from .composite import mask_of_edit
 from .encode_video import chunk_input
 from .save_video import check_pictures
@@ -57,12 +57,14 @@ class LatentComposite(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls, latent, vae, source: torch.Tensor, mask: torch.Tensor, grow: int = 2, reach: int = 1, rounds: int = 2, chunk_frames: int = 0
     ) -> io.NodeOutput:
         samples = latent["samples"]
         with naming(TITLE, "latent"):
             check_latent(samples)
+        samples = samples.float()
         with naming(TITLE, "vae"):
             check_vae(vae)
         size = samples.shape[-2] * CELL, samples.shape[-1] * CELL

@@ -14,7 +14,7 @@ from ..host.job import show_in_node
 from ..inversion.file import FORMAT, load_trajectory, read_metadata
 from ..inversion.trajectory import Trajectory
 from ..video.whole import PART
-from .common import CATEGORY, CELL, TrajectorySocket, check_inside, naming, within
+from .common import CATEGORY, CELL, TrajectorySocket, check_inside, checked, naming, within
 
 TITLE = "Load Trajectory (BLADE)"
 
@@ -50,6 +50,7 @@ class LoadTrajectory(io.ComfyNode):
         return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
+    @checked("trajectory_file")
     def execute(cls, trajectory_file: str) -> io.NodeOutput:
         path = find(trajectory_file)
         with naming(TITLE, "trajectory_file"):

@@ -13,7 +13,7 @@ from ..host.job import free_memory
 from ..video.fit import CROP, PAD
 from ..video.load import Stretch, load_clip
 from ..video.source import PICTURES, Source, source_of_path
-from .common import CATEGORY, FitSocket, check_inside
+from .common import CATEGORY, FitSocket, check_inside, checked
 
 TITLE = "Load Video (BLADE)"
 
@@ -42,6 +42,7 @@ class LoadVideo(io.ComfyNode):
         return file_stamp(video)
 
     @classmethod
+    @checked("video")
     def execute(
         cls,
         video: str,

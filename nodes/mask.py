@@ -10,7 +10,7 @@ from ..attention.heat import record_heat
 from ..attention.masks import HALF_HEIGHT, LIMIT, MATTES, THRESHOLDS
 from ..attention.pictures import contour_pictures, heat_pictures, step_strip
 from ..host.job import frame_ticks, show_in_node
-from .common import CATEGORY, CELL, TrajectorySocket, clip_mask, naming
+from .common import CATEGORY, CELL, TrajectorySocket, check_trajectory, checked, clip_mask, naming
 
 TITLE = "Cross-Attention Mask (BLADE)"
 CONTOURS, HEAT, STEPS = SHOWS = ("contours", "heat", "steps")
@@ -94,6 +94,7 @@ class CrossAttentionMask(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         trajectory,
@@ -111,6 +112,7 @@ class CrossAttentionMask(io.ComfyNode):
         frames: torch.Tensor | None = None,
         matte: torch.Tensor | None = None,
     ) -> io.NodeOutput:
+        check_trajectory(TITLE, trajectory)
         record = trajectory.record
         if record is None:
             raise ValueError(
@@ -143,12 +145,16 @@ class CrossAttentionMask(io.ComfyNode):
 
 def check_frames(frames: torch.Tensor, count: int, height: int, width: int) -> None:
     """Raises ValueError for pictures that are not the clip's."""
+    if frames.ndim != 4 or frames.shape[3] not in (3, 4):
+        raise ValueError(f"their shape is {list(frames.shape)}; give [frames, height, width, 3].")
     if frames.shape[1:3] != (height, width):
         raise ValueError(
             f"they are {frames.shape[2]}x{frames.shape[1]} pixels, but the clip was inverted at {width}x{height}. Connect the frames that were encoded."
         )
     if len(frames) != count:
         raise ValueError(f"there are {len(frames)} frames, but the trajectory has {count}. Connect the frames that were encoded.")
+    if not all(torch.isfinite(frame.float()).all() for frame in frames):
+        raise ValueError("they hold values that are not finite (NaN or infinity). Connect the frames that were encoded.")
 
 
 def told(mask: torch.Tensor, rule: str, threshold: float, without_frames: bool) -> str:

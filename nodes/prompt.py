@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 
 from ..host.words import encode_prompt
-from .common import CATEGORY, naming
+from .common import CATEGORY, checked, naming
 
 TITLE = "Prompt (BLADE)"
 
@@ -31,10 +32,19 @@ class Prompt(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, clip, text: str) -> io.NodeOutput:
         if clip is None:
             raise ValueError(
                 f"{TITLE}, input clip: there is no CLIP. The checkpoint holds no text encoder: load one that does, or use a CLIP loader."
             )
         with naming(TITLE, "clip"):
-            return io.NodeOutput(encode_prompt(clip, text))
+            try:
+                conditioning = encode_prompt(clip, text)
+            except RecursionError as error:
+                raise ValueError(f"{TITLE}, input text: its parentheses lie too deep inside each other. Take some away.") from error
+        if not all(torch.isfinite(embedding).all() for embedding, _ in conditioning):
+            raise ValueError(
+                f"{TITLE}, input text: its weights give values that are not finite (NaN or infinity). Give finite ones: (red:1.2)."
+            )
+        return io.NodeOutput(conditioning)

@@ -15,7 +15,7 @@ from ..inversion.ddim import check_finite
 from ..inversion.trajectory import Trajectory
 from ..metrics.background import psnr_outside
 from ..metrics.reconstruction import drift, latent_psnr, plot
-from .common import CATEGORY, TrajectorySocket, check_model, naming
+from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
 
 TITLE = "Reconstruction Check (BLADE)"
 FAITHFUL, USABLE = 45.0, 30.0  # dB of latents; see advice
@@ -49,11 +49,13 @@ class ReconstructionCheck(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, model, source, trajectory: Trajectory, vae=None) -> io.NodeOutput:
         warning = check_model(TITLE, model, trajectory)
         if vae is not None:
             with naming(TITLE, "vae"):
                 check_vae(vae)
+        check_prompts(TITLE, model, source=source)
         sigmas = trajectory.sigmas.flip(0)
         job = Job(model, trajectory.latents.shape[1:], trajectory.steps, warning=join(warning, prompt_warning(source, trajectory)))
         with naming(TITLE, "trajectory"):

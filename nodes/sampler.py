@@ -12,7 +12,7 @@ from ..host.frames import in_frame_batches
 from ..host.job import Job
 from ..host.sampling import latent_out, run_sampler
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, check_model, naming
+from .common import CATEGORY, CELL, TrajectorySocket, check_model, check_prompts, checked, naming
 from .edit import ALONE, Edit, EditsSocket, Pass, check_structure, edit_inputs, mask_input
 
 TITLE = "Blended Sampler (BLADE)"
@@ -162,6 +162,7 @@ class BlendedSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked("sampler_name")
     def execute(
         cls,
         model,
@@ -195,6 +196,7 @@ class BlendedSampler(io.ComfyNode):
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
         warning = check_model(TITLE, model, trajectory)
+        check_prompts(TITLE, model, negative=negative, source=source)
         with naming(TITLE, "steps"):
             sigmas = trajectory.grid(steps, start)
         own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)

@@ -10,7 +10,7 @@ from ..host.blended import blended_function, check_run
 from ..host.job import Job
 from ..host.sampling import as_sampler, latent_out
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, TrajectorySocket, check_model, naming
+from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
 from .edit import Edit, EditsSocket, Pass, check_structure
 from .sampler import check_window, consensus_inputs, seed_input, solver_input, source_input, start_input, steps_input
 
@@ -54,6 +54,7 @@ class BlendedSamplerSelect(io.ComfyNode):
         )
 
     @classmethod
+    @checked("sampler_name")
     def execute(
         cls,
         model,
@@ -72,6 +73,9 @@ class BlendedSamplerSelect(io.ComfyNode):
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
         check_model(TITLE, model, trajectory)
+        check_prompts(TITLE, model, source=source)
+        if not edits:
+            raise ValueError(f"{TITLE}, input edits: there is none. Connect an Edit (BLADE) node.")
         check_structure(TITLE, edits, source)
         check_window(TITLE, blend_from, blend_until)
         with naming(TITLE, "steps"):
@@ -82,6 +86,10 @@ class BlendedSamplerSelect(io.ComfyNode):
             patcher = model.inner_model.model_patcher
             warning = check_model(TITLE, patcher, trajectory)
             with naming(TITLE, "sigmas"):
+                if len(sigmas) < 2 or not (sigmas.diff() <= 0).all():
+                    raise ValueError(
+                        "they do not fall from step to step. Give falling sigmas, as this node and core's schedulers make them."
+                    )
                 trajectory.at(sigmas[0])  # what lies too high is refused before anything is sampled
             grid = sigmas.cpu()
             run = Pass(patcher, trajectory, edits, grid, consensus, consensus_until, (blend_from, blend_until))

@@ -10,7 +10,7 @@ from ..host.job import show_in_node
 from ..inversion.file import mebibytes, save_trajectory
 from ..inversion.trajectory import Trajectory
 from ..video.whole import Unwritable
-from .common import CATEGORY, CELL, TrajectorySocket, naming, place
+from .common import CATEGORY, CELL, TrajectorySocket, check_trajectory, checked, naming, place
 
 TITLE = "Save Trajectory (BLADE)"
 
@@ -38,7 +38,9 @@ class SaveTrajectory(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, trajectory: Trajectory, filename_prefix: str) -> io.NodeOutput:
+        check_trajectory(TITLE, trajectory)
         height, width = (side * CELL for side in trajectory.latents.shape[-2:])
         with naming(TITLE, "filename_prefix"):
             folder, name, counter, subfolder = place(filename_prefix, width, height)

@@ -11,12 +11,13 @@ import torch
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..host.job import frame_ticks
+from ..host.video import sound_of
 from ..video.load import Stretch, restored, restored_size, uncut
 from ..video.pictures import to_bytes
 from ..video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, check_fps, check_sides, check_sound, save_video
 from ..video.source import Source
 from ..video.whole import Unwritable
-from .common import CATEGORY, FitSocket, naming, place
+from .common import CATEGORY, FitSocket, checked, naming, place
 
 TITLE = "Save Video (BLADE)"
 MOST_SHOWN = 16  # PNG frames in the node itself; the folder has all
@@ -49,6 +50,7 @@ class SaveVideo(io.ComfyNode):
         )
 
     @classmethod
+    @checked("fps")
     def execute(
         cls,
         frames: torch.Tensor,
@@ -71,7 +73,7 @@ class SaveVideo(io.ComfyNode):
         path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit)
         if format == PNG:  # a folder is no VIDEO
             video = InputImpl.VideoFromComponents(
-                Types.VideoComponents(images=frames, audio=audio, frame_rate=Fraction(fps).limit_denominator(10_000))
+                Types.VideoComponents(images=frames, audio=audio, frame_rate=Fraction(float(fps)).limit_denominator(10_000))
             )
         else:
             video = InputImpl.VideoFromFile(str(path))
@@ -138,8 +140,8 @@ def write_video(
         chunks = restored(chunks, *fit, own_frames(title, *fit))
     with naming(title, "format"):
         check_sides(format, *size)
-    waveform, sample_rate = (audio["waveform"][0], audio["sample_rate"]) if audio else (None, 0)
     with naming(title, "audio"):
+        waveform, sample_rate = sound_of(audio)
         check_sound(waveform, sample_rate)
     with naming(title, "filename_prefix"):
         folder, name, counter, subfolder = place(filename_prefix, size[1], size[0])
@@ -167,7 +169,7 @@ def check_pictures(frames: torch.Tensor) -> None:
     if frames.shape[3] != 3:
         raise ValueError(f"it has {frames.shape[3]} channels, but RGB has 3. Take the alpha off with Split Image with Alpha.")
     for number, frame in enumerate(frames):  # one at a time: the whole clip's answer would be a quarter of its memory
-        if not torch.isfinite(frame).all():
+        if not torch.isfinite(frame.float()).all():
             raise ValueError(
                 f"frame {number} holds values that are not finite (NaN or infinity). Make it again; if a VAE made it, start ComfyUI with --fp32-vae."
             )

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..attention.temporal import KeyFrames
 from ..host.attention import with_temporal_attention
 from ..host.sampling import unet_family
-from .common import CATEGORY, naming
+from .common import CATEGORY, checked, naming
 
 TITLE = "Temporal-Spatial Attention (BLADE)"
 SCALES = {
@@ -80,6 +80,7 @@ class TemporalAttention(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model,

@@ -8,7 +8,7 @@ from ..host.job import free_memory
 from ..host.video import video_source
 from ..video.fit import CROP
 from ..video.load import Stretch, load_clip
-from .common import CATEGORY, naming
+from .common import CATEGORY, checked, naming
 from .load_video import stretch_inputs, stretch_outputs, to_audio
 
 TITLE = "Video to Frames (BLADE)"
@@ -30,6 +30,7 @@ class VideoToFrames(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         video,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import numpy as np
 from torch import Tensor
 
 from .source import EXACT
-from .whole import whole
+from .whole import Unwritable, whole
 
 H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"
 PRORES, VP9, GIF = "mov (ProRes 422 HQ)", "webm (VP9)", "gif"
 SUFFIX = {H264: ".mp4", FFV1: ".mkv", PRORES: ".mov", VP9: ".webm", GIF: ".gif", PNG: ""}  # of a file's name, or of a folder's
+SLOWEST, FASTEST, FASTEST_SOUND = 0.001, 100_000, 768_000  # frames and samples a second, beyond which files or FFmpeg have no numbers
+LOUDEST = 1e6  # from about 1e12 on, AAC's encoder fails
 LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1")  # FFmpeg's own choice for 1 to 7 channels; PyAV carries no 8
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # ISO/IEC 14496-3, table 1.18
 OPUS_RATES = (48000, 24000, 16000, 12000, 8000)  # RFC 6716, section 2.1.3
@@ -61,11 +64,16 @@ def save_video(
         raise ValueError("there are no frames to write. Give at least one.")
     height, width = first.shape[1:3]
     check_sides(form, height, width)
-    pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(fps).limit_denominator(10_000)
+    pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(float(fps)).limit_denominator(10_000)
     with whole(target) as made:
         if form == PNG:
             return write_folder(made, pictures, (height, width), rate, waveform, sample_rate)
-        return write_file(made, form, pictures, (height, width), rate, crf, waveform, sample_rate)
+        try:
+            return write_file(made, form, pictures, (height, width), rate, crf, waveform, sample_rate)
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise Unwritable(f"{target.name!r:.80} cannot be written as {form} ({error.strerror}). Choose another format.") from error
 
 
 def write_file(path: Path, form: str, pictures: Iterable[np.ndarray], size, rate: Fraction, crf: int, waveform, sample_rate: int) -> int:
@@ -100,9 +108,9 @@ def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fractio
 
 
 def check_fps(fps: float) -> None:
-    """Raises ValueError for what is no frame rate."""
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"the frame rate is {fps}. Give one above 0.")
+    """Raises ValueError for what is no frame rate, or none that a file can tell."""
+    if not SLOWEST <= fps <= FASTEST:
+        raise ValueError(f"the frame rate is {fps}. Give one above 0, from {SLOWEST} to {FASTEST:,}.")
 
 
 def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
@@ -111,10 +119,13 @@ def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
         return
     if waveform.ndim != 2 or not 1 <= len(waveform) <= len(LAYOUTS):
         raise ValueError(f"the sound's shape is {list(waveform.shape)}. Give [channels, samples] with 1 to {len(LAYOUTS)} channels.")
-    if sample_rate < 1:
-        raise ValueError(f"the sound's sample rate is {sample_rate}. Give one above 0.")
-    if not waveform.isfinite().all():
+    if not isinstance(sample_rate, Integral) or not 1 <= sample_rate <= FASTEST_SOUND:
+        raise ValueError(f"the sound's sample rate is {sample_rate}. Give a whole number above 0, up to {FASTEST_SOUND:,}.")
+    reach = float(waveform.float().abs().max()) if waveform.numel() else 0.0
+    if not math.isfinite(reach):
         raise ValueError("the sound holds values that are not finite (NaN or infinity). Make it again, or leave it out.")
+    if reach > LOUDEST:
+        raise ValueError(f"the sound's values reach {reach:.3g}, but a waveform lies in -1..1. Make it again, or leave it out.")
 
 
 def check_sides(form: str, height: int, width: int) -> None:
@@ -226,10 +237,10 @@ class Sound:
     """The audio stream of a file that is being written; fed in step with the pictures, so that both lie side by side in the file."""
 
     def __init__(self, file, coding: Coding, waveform: Tensor, sample_rate: int):
-        self.file, self.rate, self.written = file, sample_rate, 0
+        self.file, self.rate, self.written = file, int(sample_rate), 0
         self.samples = waveform.float().cpu().numpy()
         self.layout = LAYOUTS[len(waveform) - 1]
-        rate = sample_rate if not coding.rates or sample_rate in coding.rates else 48000
+        rate = self.rate if not coding.rates or self.rate in coding.rates else 48000
         self.stream = file.add_stream(coding.sound, rate=rate, layout=self.layout)
 
     def write(self, until: Fraction) -> None:

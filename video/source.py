@@ -30,6 +30,7 @@ CUT_OFF = "The file is damaged or cut off: set frame_count so that it ends befor
 # A rate that varies by more than a tenth is read at that of its finest clock, which keeps every frame at its time; one that wavers less, or whose
 # clock would make more than so many frames of each, is read at its average.
 LEAST_VARYING, MOST_REPEATED = 1.1, 2.5
+MOST_STRETCHED = 16  # the sides of a pixel; a header that says more is damaged
 # libswscale's flags: bicubic, whole chroma, accurate rounding. Without them flat colours are off by up to 3
 EXACT = 4 | 0x2000 | 0x4000 | 0x40000
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
@@ -91,7 +92,8 @@ class Film(Source):
                     "its colours are HDR (PQ), which look washed out as they are and which image models do not know. Convert it to SDR (BT.709)."
                 )
             self.turns = round(getattr(first, "rotation", 0) / 90) % 4
-            self.stretch = float(stream.sample_aspect_ratio or 1)  # of a pixel: its width to its height
+            aspect = float(stream.sample_aspect_ratio or 1)  # of a pixel: its width to its height
+            self.stretch = aspect if 1 / MOST_STRETCHED <= aspect <= MOST_STRETCHED else 1.0
             height, width = first.height, round(first.width * self.stretch)
             self.height, self.width = (width, height) if self.turns % 2 else (height, width)
 
@@ -138,7 +140,10 @@ class Folder(Source):
     timed = False
 
     def __init__(self, path: str):
-        names = [entry.name for entry in os.scandir(path) if entry.is_file() and entry.name.lower().endswith(PICTURES)]
+        try:
+            names = [entry.name for entry in os.scandir(path) if entry.is_file() and entry.name.lower().endswith(PICTURES)]
+        except OSError as error:
+            raise ValueError(f"the folder cannot be read ({error.strerror}). Choose another.") from error
         if not names:
             raise ValueError(f"the folder holds no pictures ({', '.join(PICTURES)}). Choose another.")
         self.paths = [os.path.join(path, name) for name in sorted(names, key=natural)]
@@ -173,6 +178,8 @@ class Held(Source):
     @staticmethod
     def picture(frame: Tensor) -> np.ndarray:
         values = frame.float().cpu().numpy() * 255
+        if not np.isfinite(values).all():
+            raise ValueError("a frame holds values that are not finite (NaN or infinity)")
         return values[..., :3] * (values[..., 3:] / 255 if values.shape[2] == 4 else 1)
 
     def sound(self, begin: float, end: float) -> tuple[np.ndarray | None, int]:

@@ -35,6 +35,8 @@ def whole(target: Path) -> Iterator[Path]:
             with file.open("rb+") as written:
                 os.fsync(written.fileno())  # some file systems tell only now that the disk is full
         os.replace(made, target)
+    except Unwritable:
+        raise
     except OSError as error:
         reason = error.strerror or error
         raise Unwritable(

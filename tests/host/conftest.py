@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from demo.comfy_env import import_comfy
 from demo.host import CHECKPOINT_NAME, REPOSITORY, ComfyHost, find_comfy, prepare_base
@@ -65,3 +67,18 @@ def box(studio):
 def outside(studio, box):
     """The latents' numbers outside that mask."""
     return ~in_cells(box).expand_as(studio.latent)
+
+
+# Without a profile's name a few examples, the same on every machine; "faults": as many as BLADE_FUZZ_EXAMPLES says of each test, others on every run.
+set_hypothesis_home_dir(REPOSITORY / ".cache" / "hypothesis")
+settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "faults",
+    max_examples=int(os.environ.get("BLADE_FUZZ_EXAMPLES", "500")),
+    derandomize=False,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("few")

@@ -177,7 +177,7 @@ def test_a_grid_of_ones_own_is_walked(invert):
         ({"sigmas": torch.tensor([0.0, 1.0, 5.0])}, "input sigmas: the grid does not fall"),
         ({"sigmas": torch.tensor([5.0, 0.0])}, "input sigmas: the grid has 1 steps"),
         ({"sigmas": torch.tensor([99.0, 3.0, 0.0])}, "input sigmas: the grid begins at sigma 99, but this model knows noise up to 14.61"),
-        ({"steps": 1}, "input steps: the grid has 1 steps"),
+        ({"steps": 1}, "input steps: it is 1. Give a whole number from 2 to 999"),
         ({"steps": 600, "depth": 0.1}, "input depth: steps is 6000"),
     ],
 )
