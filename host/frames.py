@@ -183,6 +183,8 @@ def rows_of_control(control, rows: Sequence[int], frames: int, made: dict):
     part = made[control] = copy.copy(control)
     if part.previous_controlnet is not None:
         part.previous_controlnet = rows_of_control(part.previous_controlnet, rows, frames, made)
+    if clones := getattr(control, "multigpu_clones", None):  # since 0.23: its like on other devices, with hints and chains of their own
+        part.multigpu_clones = {device: rows_of_control(clone, rows, frames, made) for device, clone in clones.items()}
     if hasattr(part, "sub_idxs"):
         part.sub_idxs, part.full_latent_length, part.context_length = list(rows), frames, len(rows)
         return part
