@@ -192,5 +192,6 @@ def rows_of_control(control, rows: Sequence[int], frames: int, made: dict):
     if isinstance(hint, Tensor) and len(hint) > 1:
         rows = [row % len(hint) for row in rows]
         part.cond_hint_original, part.cond_hint = rows_of(hint, rows), None
+        part.cond_hints, part.control_inputs = {}, {}  # what later hosts (after 0.33) keep of a hint, by its size alone
         part.extra_concat_orig = [repeated_rows(extra, rows) if len(extra) > 1 else extra for extra in part.extra_concat_orig]
     return part

@@ -190,6 +190,30 @@ def test_of_a_control_net_each_devices_own_follows_the_frames(comfy):
     assert len(control.multigpu_clones["second"].cond_hint_original) == 4
 
 
+# After 0.33 a ControlNet keeps its scaled hints by their size
+
+
+def test_no_batch_of_frames_gets_the_hint_that_a_control_net_keeps_of_others(comfy):
+    from comfy.controlnet import ControlNet
+
+    from blade.host.frames import rows_of_control
+
+    class Newer(ControlNet):
+        """Scales a hint once for each size. What it kept is shared by copies, as any object's parts are."""
+
+        def get_control(self, height, width):
+            if (height, width) not in self.cond_hints:
+                self.cond_hints[height, width] = self.cond_hint_original
+            return self.cond_hints[height, width]
+
+    control = Newer(torch.nn.Identity(), load_device=CPU, manual_cast_dtype=None)
+    control.set_cond_hint(torch.arange(4.0)[:, None, None, None].expand(4, 3, 8, 8))
+    control.extra_concat_orig, control.cond_hints = [], {}
+    batches = [rows_of_control(control, rows, 4, {}) for rows in ([0, 1], [2, 3])]
+    assert [part.get_control(8, 8)[:, 0, 0, 0].tolist() for part in batches] == [[0, 1], [2, 3]]
+    assert not control.cond_hints
+
+
 # Since 0.28 the tokenizer gives an inversion's vectors, its name, and what is left of the text
 
 
