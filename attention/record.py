@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -190,7 +191,9 @@ def pick_columns(maps: Maps, words: PromptWords, columns: tuple[int, ...]) -> Ma
 
 class MapRecorder:
     """Collects token maps while a model runs. `begin` opens a noise level, `look` is called from every self-attention and `add` from every
-    cross-attention layer, for all frames or for one batch of them after the other, `finish` gives the level's maps, averaged over the layers."""
+    cross-attention layer, for all frames or for one batch of them after the other, `finish` gives the level's maps, averaged over the layers.
+
+    Calls may come from several threads with tensors of several devices, though not at once."""
 
     def __init__(self, words: PromptWords, sizes: frozenset[Size], frames: int):
         self.words, self.sizes, self.frames = words, sizes, frames
@@ -200,7 +203,8 @@ class MapRecorder:
     def forget(self) -> None:
         self.sums: dict[bool, Maps] = {False: {}, True: {}}  # of the maps, and of what has been spread
         self.layers: dict[Size, Tensor] = {}  # how many layers have shown each frame
-        self.before: tuple[Size, tuple[int, ...], Tensor, Tensor, int] | None = None  # the self-attention of the block under way
+        # Of each thread that runs the model, the self-attention of the block under way
+        self.before: dict[int, tuple[Size, tuple[int, ...], Tensor, Tensor, int]] = {}
 
     def begin(self, sigma: float) -> None:
         self.sigma = float(sigma)
@@ -218,15 +222,15 @@ class MapRecorder:
 
     def look(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
         """The self-attention that the next `add` may spread its maps along. Arguments as there; kept until then."""
-        self.before = None
+        self.before.pop(threading.get_ident(), None)
         if self.watches(q, size, sigma) and clear(sigma) and q.shape == k.shape and self.spreads_at(size):
-            self.before = size, tuple(clip), q, k, heads
+            self.before[threading.get_ident()] = size, tuple(clip), q, k, heads
 
     def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
         """q: [rows, cells, heads * dim] of the recorded prompt's rows only; k likewise; clip: which frame of the clip each row is.
 
         Ignored where `watches` says so, and where another patch has changed the number of columns (prompt injection)."""
-        before, self.before = self.before, None
+        before = self.before.pop(threading.get_ident(), None)
         length, columns = self.words.length, self.words.columns
         if not self.watches(q, size, sigma) or k.shape[1] % length:
             return
@@ -238,11 +242,11 @@ class MapRecorder:
             spread = before is not None and before[:2] == (size, tuple(clip))
             self.sum_up(True, size, rows, spread_maps(*before[2:], maps) if spread and before else maps)
         layers = self.layers.setdefault(size, maps.new_zeros(self.frames))
-        layers.index_add_(0, rows, torch.ones_like(rows, dtype=maps.dtype))
+        layers.index_add_(0, rows.to(layers.device), torch.ones_like(rows, dtype=layers.dtype, device=layers.device))
 
     def sum_up(self, spread: bool, size: Size, rows: Tensor, maps: Tensor) -> None:
         sums = self.sums[spread].setdefault(size, maps.new_zeros((self.frames, maps.shape[1], *size)))
-        sums.index_add_(0, rows, rearrange(maps, "f t (h w) -> f t h w", h=size[0]))
+        sums.index_add_(0, rows.to(sums.device), rearrange(maps.to(sums.device), "f t (h w) -> f t h w", h=size[0]))
 
     def finish(self) -> LevelMaps | None:
         """The maps of the level that `begin` opened, on the CPU; None where no layer has shown any."""

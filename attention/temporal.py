@@ -128,9 +128,9 @@ class CarriedKeys:
     def __init__(self) -> None:
         self.held: dict[tuple[Hashable, Hashable], tuple[Tensor, Tensor]] = {}
 
-    def take(self, layer: Hashable, conds: list[Hashable]) -> tuple[Tensor, Tensor]:
-        """Keys and values of some conds. Two tensors [conds, carried frames, cells, width]"""
-        keys, values = zip(*(self.held[layer, cond] for cond in conds), strict=True)
+    def take(self, layer: Hashable, conds: list[Hashable], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Keys and values of some conds, which may have passed on another device. Two tensors [conds, carried frames, cells, width]"""
+        keys, values = zip(*((part.to(device) for part in self.held[layer, cond]) for cond in conds), strict=True)
         return torch.stack(keys), torch.stack(values)
 
     def put(self, layer: Hashable, conds: list[Hashable], keys: Tensor, values: Tensor) -> None:
@@ -160,7 +160,7 @@ def temporal_attention(
         return attend(q, k, v)
     k, v = (rearrange(t, "(c f) n d -> c f n d", f=frames) for t in (k, v))
     if batch.carried and carried is not None:
-        k, v = (torch.cat(pair, 1) for pair in zip(carried.take(layer, conds), (k, v), strict=True))
+        k, v = (torch.cat(pair, 1) for pair in zip(carried.take(layer, conds, k.device), (k, v), strict=True))
     if batch.keep and carried is not None:
         carried.put(layer, conds, pick(k, batch.keep), pick(v, batch.keep))
     if not apart and all(

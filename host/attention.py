@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -222,13 +223,17 @@ def recording(recorder, conds: set[Cond]) -> dict:
     (attention.record.MapRecorder), for the conds that are in `conds` by the time the model runs (host.sampling.conds_where).
     Frames must pass in the batches of host.frames."""
 
+    one_at_a_time = threading.Lock()  # since 0.23 core may run conds in threads, on devices of their own
+
     def shown_to(see: Callable[..., None]) -> Handler:
         def watch(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
             rows, passing = rows_of_conds(options, conds, len(q)), frame_pass(options, len(q))
             # What shows not the whole picture (an area, a tile) may have the size of a coarser layer.
             if rows and passing and not passing.batch.pilot and tuple(options["original_shape"][-2:]) == passing.size:
                 clip = passing.clip * (len(rows) // len(passing.clip))
-                see(rows_of(q, rows), rows_of(k, rows), options["n_heads"], layer_size(options), float(options["sigmas"][0]), clip)
+                sigma = float(options["sigmas"][0])
+                with one_at_a_time:
+                    see(rows_of(q, rows), rows_of(k, rows), options["n_heads"], layer_size(options), sigma, clip)
             return attend(q, k, v)
 
         return watch

@@ -242,6 +242,8 @@ def rows_of_control(control, rows: Sequence[int], frames: int, made: dict):
     part = made[control] = copy.copy(control)
     if part.previous_controlnet is not None:
         part.previous_controlnet = rows_of_control(part.previous_controlnet, rows, frames, made)
+    if clones := getattr(control, "multigpu_clones", None):  # since 0.23: its like on other devices, with hints and chains of their own
+        part.multigpu_clones = {device: rows_of_control(clone, rows, frames, made) for device, clone in clones.items()}
     if hasattr(part, "sub_idxs"):
         part.sub_idxs, part.full_latent_length, part.context_length = list(rows), frames, len(rows)
         return part
@@ -249,5 +251,6 @@ def rows_of_control(control, rows: Sequence[int], frames: int, made: dict):
     if isinstance(hint, Tensor) and len(hint) > 1:
         rows = [row % len(hint) for row in rows]
         part.cond_hint_original, part.cond_hint = rows_of(hint, rows), None
+        part.cond_hints, part.control_inputs = {}, {}  # what later hosts (after 0.33) keep of a hint, by its size alone
         part.extra_concat_orig = [repeated_rows(extra, rows) if len(extra) > 1 else extra for extra in part.extra_concat_orig]
     return part

@@ -130,6 +130,7 @@ def run_sampler(
     guider = ScheduledGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg, cfg_end)
+    latent = latent.float()  # since 0.18 the host's VAE may give fp16
     samples = guider.sample(
         torch.zeros_like(latent), latent, as_sampler(function), sigmas,
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ def asking_the_source(
 
     order = {cond["uuid"]: place for place, cond in enumerate(conds)}
     level: list = []  # the one under way: sigma, the clip's latents
+    one_at_a_time = threading.Lock()  # since 0.23 core may run conds in threads, on devices of their own
 
     def calc_cond_batch(executor, inner, edits, x, timestep, model_options):
         options = model_options["transformer_options"]
@@ -76,9 +78,10 @@ def asking_the_source(
             pass
         elif not held.whole:
             known = [order.get(cond, len(order)) for cond in options["uuids"]]
-            if layer not in held.layers or min(known) < held.layers[layer][0]:  # of several source prompts, the first's
-                begin = known.index(min(known)) * len(held.inside)
-                held.layers[layer] = min(known), q[begin : begin + len(held.inside)], k[begin : begin + len(held.inside)]
+            with one_at_a_time:
+                if layer not in held.layers or min(known) < held.layers[layer][0]:  # of several source prompts, the first's
+                    begin = known.index(min(known)) * len(held.inside)
+                    held.layers[layer] = min(known), q[begin : begin + len(held.inside)], k[begin : begin + len(held.inside)]
         elif layer in held.layers:
             own_q, own_k = (part.to(q.device) for part in held.layers[layer][1:])  # core may run conds on several devices
             # Another patch (HyperTile, token merging) may have changed the cells: then the layer is left alone.

@@ -71,12 +71,15 @@ def spell_inversions(tokenizer, text: str) -> list[str]:
     pieces: list[str] = []
 
     def overhear(name: str, *args, **kwargs):
-        vectors, leftover = tokenizer._try_get_embedding(name, *args, **kwargs)
+        found = tokenizer._try_get_embedding(name, *args, **kwargs)
+        vectors = found[0]
+        if len(found) > 2:  # since 0.28 vectors, name, and what is left of the text; before, without the name
+            name = found[1]
         if vectors is not None:
             count = 1 if vectors.ndim == 1 else len(vectors)
             # As ComfyUI does: the name ends at white space, and commas after it are text.
             pieces.extend([""] * (count - 1) + [INVERSION + name.split()[0].strip(",").lower() + WORD_END])
-        return vectors, leftover
+        return found
 
     listener = copy.copy(tokenizer)
     listener._try_get_embedding = overhear

@@ -1,5 +1,6 @@
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -125,6 +126,21 @@ def test_a_self_attention_is_used_once():
     torch.testing.assert_close(
         both.spread[3, 4].float(), (without.maps[3, 4].float() + alone.spread[3, 4].float()) / 2, rtol=5e-3, atol=1e-4
     )
+
+
+def test_each_threads_maps_are_spread_along_its_own_self_attention():
+    """Two conds of one prompt, which a host with several devices runs at once: their layers come mixed."""
+    layers = [[("look", *self_attention(), (3, 4), range(2)), ("add", *cross_attention(), (3, 4), range(2))] for _ in range(2)]
+    recorder = MapRecorder(WORDS, frozenset([(3, 4)]), 2)
+    recorder.begin(0.4)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for name, number in (("look", 0), ("look", 1), ("add", 0), ("add", 1)):
+            call = layers[number][name == "add"]
+            (one, other)[number].submit(getattr(recorder, name), call[1], call[2], 2, call[3], 0.4, call[4]).result()
+    mixed, first, second = recorder.finish(), seen(*layers[0]), seen(*layers[1])
+    expected = (first.spread[3, 4].float() + second.spread[3, 4].float()) / 2
+    torch.testing.assert_close(mixed.spread[3, 4].float(), expected, rtol=5e-3, atol=1e-4)
+    assert not torch.equal(mixed.spread[3, 4], mixed.maps[3, 4])
 
 
 def test_batches_of_frames_are_spread_as_the_whole_clip_is():

@@ -190,6 +190,22 @@ def test_a_video_that_is_trimmed_gives_what_is_left_of_it(nodes, noise):
     assert nodes.from_video(video)[3] == 2
 
 
+def test_a_video_that_is_cropped_gives_what_is_left_of_it(nodes, noise):
+    from comfy_api.latest import InputImpl, Types
+
+    class Cropped(InputImpl.VideoFromFile):
+        """As ComfyUI after 0.33 makes them."""
+
+        def get_components(self):
+            whole = super().get_components()
+            return Types.VideoComponents(images=whole.images[:, :32, :40], audio=None, frame_rate=whole.frame_rate)
+
+    video = Cropped(str(nodes.input / "noise.mkv"))
+    assert nodes.from_video(video)[0].shape[1:3] != (32, 40)
+    video._VideoFromFile__crop = (0, 0, 40, 32)
+    assert nodes.from_video(video)[0].shape[1:3] == (32, 40)
+
+
 def test_a_video_that_cannot_be_read_is_refused_by_name(nodes):
     from comfy_api.latest import InputImpl
 

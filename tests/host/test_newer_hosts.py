@@ -1,0 +1,249 @@
+"""What later ComfyUI does otherwise than the pinned one, acted out on this one: the tests pass on both.
+
+Where a test says "since", that is the version of ComfyUI that began it."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from tests.host.helpers import EDITED, SOURCE, temporal
+
+CPU = torch.device("cpu")
+
+
+# Since 0.13 a clone shares what is neither dict nor list in its model_options
+
+
+def sharing(value):
+    if isinstance(value, dict):
+        return {name: sharing(part) for name, part in value.items()}
+    return [sharing(part) for part in value] if isinstance(value, list) else value
+
+
+class Shared:
+    """An object of another pack, which may not be copied."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_a_clone_that_shares_its_objects_leaves_the_artists_model_untouched(studio, box, monkeypatch):
+    patcher, clone = type(studio.model), type(studio.model).clone
+
+    def newer(self, *args, **kwargs):
+        made = clone(self, *args, **kwargs)
+        made.model_options = sharing(self.model_options)
+        return made
+
+    expected = studio.latents(model=temporal(studio.model, 2, "first", "previous"), mask=box)
+    model = studio.model.clone()
+    model.model_options["transformer_options"]["another_pack"] = {"settings": [Shared()], "shared": Shared()}
+    before, wrappers = copy.deepcopy(model.model_options), copy.deepcopy(model.wrappers)
+    monkeypatch.setattr(patcher, "clone", newer)
+    assert torch.equal(studio.latents(model=temporal(model, 2, "first", "previous"), mask=box), expected)
+    assert model.model_options == before
+    assert model.wrappers == wrappers
+
+
+# Since 0.16 weights may not be there to be read
+
+
+def test_weights_that_are_not_there_to_be_read_count_as_unknown(studio, box, monkeypatch):
+    from blade.host.fingerprint import weights_sample
+
+    patcher, held = type(studio.model), type(studio.model).get_key_patches
+    absent = lambda *args: {key: [(part[0][0].to("meta"), part[0][1])] for key, part in held(*args).items()}  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(patcher, "get_key_patches", absent)
+        assert not len(weights_sample(studio.model))
+        made = studio.invert()
+        out = studio.latents(trajectory=made, mask=box)
+    assert torch.equal(made.latents, studio.trajectory.latents)
+    assert torch.equal(out, studio.latents(mask=box))
+
+
+# Since 0.18 what the VAE gives may be fp16
+
+
+class HalfVAE:
+    """A VAE as it is after --fp16-intermediates."""
+
+    def __init__(self, vae):
+        self.vae = vae
+
+    def __getattr__(self, name):
+        return getattr(self.vae, name)
+
+    def encode(self, pixels):
+        return self.vae.encode(pixels).half()
+
+    def decode(self, samples):
+        return self.vae.decode(samples).half()
+
+
+def test_a_latent_in_fp16_is_inverted_and_edited_as_the_same_in_fp32(studio, box):
+    half = studio.latent.half()
+    made, expected = studio.invert(latent=half), studio.invert(latent=half.float())
+    assert torch.equal(made.latents, expected.latents)
+    assert torch.equal(studio.latents(trajectory=made, mask=box.half()), studio.latents(trajectory=expected, mask=box))
+
+
+@torch.inference_mode()
+def test_pictures_and_latents_in_fp16_are_composited_as_the_same_in_fp32(studio, box):
+    from blade.nodes.compare import Compare
+    from blade.nodes.composite import PixelComposite
+    from blade.nodes.latent_composite import LatentComposite
+
+    edited = studio.latents(mask=box).half()
+    source, shown = (studio.vae.decode(latent).half() for latent in (studio.latent, edited.float()))
+    halves, singles = (source, shown, box.half()), (source.float(), shown.float(), box)
+    for half, single in zip(PixelComposite.execute(*halves).result, PixelComposite.execute(*singles).result, strict=True):
+        assert torch.equal(half, single)
+    vae = HalfVAE(studio.vae)
+    out, expected = (
+        LatentComposite.execute({"samples": latent}, vae, pictures, box).result[0]["samples"]
+        for latent, pictures in ((edited, source), (edited.float(), source.float()))
+    )
+    assert torch.equal(out, expected)
+    sheets = [Compare.execute(*given[:2], 8.0, mask=given[2]).result[0] for given in (halves, singles)]
+    assert torch.equal(*sheets)
+
+
+# Since 0.23 conds may run in threads, each on a device of its own
+
+
+@pytest.fixture
+def conds_in_threads(comfy, monkeypatch):
+    """Lets each cond pass the model by itself, in turn or in threads. For conds without areas and masks, whose mean core takes."""
+    import comfy.samplers
+
+    run = comfy.samplers._calc_cond_batch
+
+    def begin(threads):
+        def calc_cond_batch(model, conds, x, timestep, model_options):
+            asked = [(place, cond) for place, listed in enumerate(conds) for cond in listed or ()]
+
+            def one(place, cond):
+                with torch.no_grad():  # as core's threads: inference mode is the main thread's own
+                    alone = [[cond] if number == place else [] for number in range(len(conds))]
+                    return run(model, alone, x, timestep, model_options)[place]
+
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(lambda task: one(*task), asked))
+            out = [[part for (at, _), part in zip(asked, found, strict=True) if at == place] for place in range(len(conds))]
+            return [torch.stack(parts).mean(0) if parts else torch.zeros_like(x) for parts in out]
+
+        monkeypatch.setattr(comfy.samplers, "_calc_cond_batch", calc_cond_batch)
+
+    return begin
+
+
+def test_an_edit_whose_conds_run_in_threads_is_that_whose_conds_take_turns(studio, conds_in_threads):
+    """With all that lives inside the model: words that are watched, structure, a confined prompt, and frames' keys carried on."""
+    model, source = temporal(studio.model, 2, "first", "previous"), studio.prompt(SOURCE)
+    made = []
+    for threads in (1, 4):
+        conds_in_threads(threads)
+        made.append(studio.latents(model=model, structure=0.6, source=source, confine=0.6, steps=2))
+    assert torch.equal(*made)
+    assert (made[0] - studio.clips_own()).abs().max() > EDITED
+
+
+def test_a_prompt_given_twice_is_recorded_in_threads_as_in_turns(studio, conds_in_threads):
+    found = []
+    for threads in (1, 4):
+        conds_in_threads(threads)
+        found.append(studio.invert(source=studio.prompt(SOURCE) + studio.prompt(SOURCE), steps=2).record)
+    in_turns, in_threads = found
+    assert in_threads.sigmas == in_turns.sigmas
+    assert in_turns.spread
+    for held, expected in ((in_threads.levels, in_turns.levels), ([in_threads.spread], [in_turns.spread])):
+        for maps, wanted in zip(held, expected, strict=True):
+            torch.testing.assert_close(maps, wanted, rtol=2e-3, atol=1e-4)
+
+
+def test_of_a_control_net_each_devices_own_follows_the_frames(comfy):
+    from comfy.controlnet import ControlNet
+
+    from blade.host.frames import rows_of_control
+
+    def made(start, previous=None):
+        control = ControlNet(torch.nn.Identity(), load_device=CPU, manual_cast_dtype=None)
+        control.set_cond_hint(torch.arange(4.0)[:, None, None, None].expand(4, 3, 8, 8) + start)
+        control.extra_concat_orig = []
+        return control.set_previous_controlnet(previous)
+
+    before, control = made(100), made(0)
+    control.set_previous_controlnet(before)
+    before.multigpu_clones = {"second": made(300)}
+    control.multigpu_clones = {"second": made(200, before.multigpu_clones["second"])}
+    kept = copy.copy(control.multigpu_clones), copy.copy(before.multigpu_clones)
+
+    part = rows_of_control(control, [1, 2], 4, {})
+    clone = part.multigpu_clones["second"]
+    firsts = [found.cond_hint_original[:, 0, 0, 0].tolist() for found in (part, part.previous_controlnet, clone, clone.previous_controlnet)]
+    assert firsts == [[1, 2], [101, 102], [201, 202], [301, 302]]
+    assert part.previous_controlnet.multigpu_clones["second"] is clone.previous_controlnet
+    assert (control.multigpu_clones, before.multigpu_clones) == kept
+    assert len(control.multigpu_clones["second"].cond_hint_original) == 4
+
+
+# After 0.33 a ControlNet keeps its scaled hints by their size
+
+
+def test_no_batch_of_frames_gets_the_hint_that_a_control_net_keeps_of_others(comfy):
+    from comfy.controlnet import ControlNet
+
+    from blade.host.frames import rows_of_control
+
+    class Newer(ControlNet):
+        """Scales a hint once for each size. What it kept is shared by copies, as any object's parts are."""
+
+        def get_control(self, height, width):
+            if (height, width) not in self.cond_hints:
+                self.cond_hints[height, width] = self.cond_hint_original
+            return self.cond_hints[height, width]
+
+    control = Newer(torch.nn.Identity(), load_device=CPU, manual_cast_dtype=None)
+    control.set_cond_hint(torch.arange(4.0)[:, None, None, None].expand(4, 3, 8, 8))
+    control.extra_concat_orig, control.cond_hints = [], {}
+    batches = [rows_of_control(control, rows, 4, {}) for rows in ([0, 1], [2, 3])]
+    assert [part.get_control(8, 8)[:, 0, 0, 0].tolist() for part in batches] == [[0, 1], [2, 3]]
+    assert not control.cond_hints
+
+
+# Since 0.28 the tokenizer gives an inversion's vectors, its name, and what is left of the text
+
+
+class Tokenizer:
+    """As core's, as far as inversions go. named: whether the name is among what it gives."""
+
+    def __init__(self, named):
+        self.named = named
+
+    def _try_get_embedding(self, text):
+        name, _, behind = text.partition("<")
+        vectors = torch.zeros(2, 8) if name.startswith("two") else None
+        return (vectors, name, behind) if self.named else (vectors, behind)
+
+    def tokenize_with_weights(self, text):
+        for word in text.split():
+            if word.startswith("embedding:"):
+                self._try_get_embedding(word.removeprefix("embedding:"))
+
+
+@pytest.mark.parametrize(
+    ("named", "text", "expected"),
+    [
+        (False, "a embedding:two, car embedding:none", ["", "embedding:two</w>"]),
+        (True, "a embedding:two, car embedding:none", ["", "embedding:two</w>"]),
+        (True, "embedding:two<lora> embedding:two", ["", "embedding:two</w>"] * 2),
+    ],
+    ids=["before", "since", "with text right behind it"],
+)
+def test_an_inversion_is_spelled_whether_its_name_comes_with_it_or_not(comfy, named, text, expected):
+    from blade.host.words import spell_inversions
+
+    assert spell_inversions(Tokenizer(named), text) == expected
