@@ -30,11 +30,11 @@ ROOMS = {
 }
 # Functions whose sentences are said inside "... is damaged: {reason}. ..." or "... cannot be saved: {reason}. ...", so they may lack stop and instruction.
 PARTS = {
-    "inversion/file.py": {"save_trajectory", "load_trajectory", "read_metadata", "map_tensors", "build", "part", "check"},
+    "inversion/file.py": {"save_trajectory", "load_trajectory", "read_metadata", "map_tensors", "build", "part", "check", "check_form"},
     "attention/record.py": {"CrossAttentionRecord.from_tensors"},
     "attention/words.py": {"PromptWords.from_description"},
 }
-INSTRUCTIONS = """add begin change choose connect convert count crop encode give invert leave load lower make move name put read resize save set start
+INSTRUCTIONS = """add begin change choose connect convert count crop encode give invert leave load look lower make move name put read resize save set start
 take update upload use write""".split()
 WORDS = {"error": "reason", "strerror": "reason", "dtype": "type", "title": "node"}  # placeholders that read better under another name
 FEWEST_WORDS = 3  # of its own that a sentence has; "input" and its name are two

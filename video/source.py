@@ -179,7 +179,7 @@ class Held(Source):
     def picture(frame: Tensor) -> np.ndarray:
         values = frame.float().cpu().numpy() * 255
         if not np.isfinite(values).all():
-            raise ValueError("a frame holds values that are not finite (NaN or infinity)")
+            raise ValueError("a frame holds values that are not finite (NaN or infinity). Make it again.")
         return values[..., :3] * (values[..., 3:] / 255 if values.shape[2] == 4 else 1)
 
     def sound(self, begin: float, end: float) -> tuple[np.ndarray | None, int]:
