@@ -14,6 +14,8 @@ from torch import Tensor
 from .fit import CROP, PAD, Fit
 from .source import Shown, Source, source_of_path
 
+SLOWEST = 0.001  # frames a second
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -39,7 +41,9 @@ class Stretch:
         return self.counted(source) / self.every_nth
 
     def fit(self, source: Source) -> Fit:
-        """Raises ValueError for frames that are too small."""
+        """Raises ValueError for frames that are too small, and for a rate so low that the clip's times could not be counted."""
+        if 0 < self.fps < SLOWEST:
+            raise ValueError(f"force_fps is {self.fps}; give 0, or {SLOWEST} and more")
         return Fit(source.height, source.width, self.longest_side, self.sides)
 
     def expected(self, source: Source) -> int | None:

@@ -77,7 +77,11 @@ def clip_mask(data, trajectory):
     if data.draw(st.booleans()):
         return None
     height, width = (8 * side for side in made_size(trajectory))
-    return data.draw(odd.masks(trajectory.latents.shape[1] if trajectory.latents.ndim == 5 else 1, height, width))
+    return data.draw(odd.masks(frames_of(trajectory), height, width))
+
+
+def frames_of(trajectory):
+    return trajectory.latents.shape[1] if trajectory.latents.ndim == 5 else 1
 
 
 def made_size(trajectory):
@@ -172,7 +176,7 @@ def test_load_trajectory(trial, nodes, made, data):
 def test_cross_attention_mask(trial, nodes, made, data):
     trajectory = a_trajectory(data, made)
     inputs = data.draw(odd.settings_of(nodes.CrossAttentionMask, words=CALLED, grow=st.integers(-4, 4)))
-    frames, (height, width) = trajectory.clip.shape[0] if trajectory.clip.ndim else 1, (8 * side for side in made_size(trajectory))
+    frames, (height, width) = frames_of(trajectory), (8 * side for side in made_size(trajectory))
     pictures = (
         data.draw(odd.tensors(frames, height, width, data.draw(st.sampled_from([3, 3, 3, 4, 1])))) if data.draw(st.booleans()) else None
     )

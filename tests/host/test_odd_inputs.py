@@ -232,3 +232,13 @@ def test_a_feather_next_to_nothing_is_none(nodes):
     mask[:, 4:12, 4:12] = 1
     _, used = nodes.PixelComposite.execute(frames, frames, mask, 0, 5e-324).result
     assert torch.equal(used, mask)
+
+
+def test_a_forced_rate_next_to_nothing_is_refused(nodes):
+    """Divided by every_nth it had become 0, and the clip's length a division by it."""
+    from comfy_api.latest import InputImpl, Types
+
+    video = InputImpl.VideoFromComponents(Types.VideoComponents(images=torch.zeros(3, 16, 16, 3), audio=None, frame_rate=Fraction(8)))
+    refused(
+        nodes.VideoToFrames, r"^Video to Frames \(BLADE\), input video: force_fps is 5e-324", video=video, force_fps=5e-324, every_nth=7
+    )
