@@ -42,7 +42,9 @@ class HeatMap:
 
         Raises ValueError where nothing has been recorded."""
         if not self.totals:
-            raise ValueError("no cross-attention maps have been recorded for these words.")
+            raise ValueError(
+                "no cross-attention maps have been recorded for these words. Invert again, without HyperTile or token merging."
+            )
         first, *others = (resize(total[frames], self.size) for total in self.totals.values())
         for other in others:  # in place: at pixel size, on a fast GPU, a mask would else take as long as the model
             first += other
@@ -115,7 +117,7 @@ def record_heat(record: CrossAttentionRecord, phrases: Sequence[Phrase], height:
     for share, maps in levels:
         heat.add(record.words, maps, share)
     if not heat.weight:
-        raise ValueError("no cross-attention maps have been recorded for these words.")
+        raise ValueError("no cross-attention maps have been recorded for these words. Invert again, without HyperTile or token merging.")
     return heat
 
 

@@ -83,7 +83,7 @@ class PromptWords:
             name = squeeze(phrase).removeprefix(INVERSION)
             if name and re.search(re.escape(INVERSION + name) + r"(?![\w.-]*\w)", self.text.lower()):
                 hint = f" ComfyUI left out the embedding {name!r}: it has no such file, or cannot read it."
-            raise ValueError(f"the word {phrase.strip()!r} is not in the prompt {self.text!r}. {self._listed()}{hint}")
+            raise ValueError(f"the word {phrase.strip()!r} is not in the prompt {self.text!r}. Name one that is. {self._listed()}{hint}")
         return tuple(sorted({column for columns in found for column in columns}))
 
     def choose(self, phrases: str) -> tuple[Phrase, ...]:
@@ -217,5 +217,7 @@ def changed_columns(source: PromptWords, target: PromptWords) -> tuple[tuple[int
             from_source += [column for word in source.words[a0:a1] for column in word.columns]
             from_target += [column for word in target.words[b0:b1] for column in word.columns]
     if not from_source and not from_target:
-        raise ValueError(f"source and target prompt have the same words ({source.text!r}), so no word says what to edit.")
+        raise ValueError(
+            f"source and target prompt have the same words ({source.text!r}), so no word says what to edit. Change the target prompt, or connect a mask."
+        )
     return tuple(from_source), tuple(from_target)

@@ -72,7 +72,7 @@ class Files:
             try:
                 found = list(decode_frames(Film(str(self.video)), Stretch(count=frames, longest_side=longest_side)))
             except ValueError as error:
-                raise ValueError(f"{self.video} cannot be used: {error}.") from error
+                raise ValueError(f"{self.video} cannot be used: {error}") from error
             if len(found) < frames:
                 raise ValueError(
                     f"{self.video} has {len(found)} frames, and {frames} are wanted. Give a longer video, or a lower --frames."

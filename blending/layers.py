@@ -43,7 +43,7 @@ class Layers:
             self.shares.insert(0, mask * left)
             left = left * (1 - mask)
         if left is None:
-            raise ValueError("there is no edit to make.")
+            raise ValueError("there is no edit to make. Connect an Edit (BLADE) node.")
         self.blends = self.window[0] <= step < self.window[1]
         found = 1 - left if self.blends else torch.ones_like(left)
         self.middle.append(found[len(found) // 2, 0].clone())  # a view would keep the whole clip's masks of every step

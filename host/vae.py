@@ -99,8 +99,9 @@ def decode_finite(vae, samples: Tensor, first: int = 0) -> Tensor:
 def checked(made: Tensor, does: str, first: int) -> Tensor:
     made = made.float().cpu()
     if not torch.isfinite(made).all():
+        last = first + len(made) - 1
         raise ValueError(
-            f"it {does} frames {first} to {first + len(made) - 1} to values that are not finite (NaN or infinity). "
+            f"it {does} frames {first} to {last} to values that are not finite (NaN or infinity). "
             "Start ComfyUI with --fp32-vae, or take another VAE."
         )
     return made

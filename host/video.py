@@ -16,5 +16,5 @@ def video_source(video) -> Source:
     parts = video.get_components()
     waveform, rate = (parts.audio["waveform"][0], parts.audio["sample_rate"]) if parts.audio else (None, 0)
     if not len(parts.images):
-        raise ValueError("it has no frames")
+        raise ValueError("it has no frames. Connect another.")
     return Held(parts.images, float(parts.frame_rate), waveform, rate)

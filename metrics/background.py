@@ -33,7 +33,7 @@ def psnr_outside(reference: np.ndarray, edited: np.ndarray, masks: np.ndarray) -
     area = weight.sum((1, 2))
     if (area == 0).any():
         raise ValueError(
-            f"psnr_outside: the mask of frame {int(np.argmin(area))} covers the whole frame, so there is no background to judge."
+            f"psnr_outside: the mask of frame {int(np.argmin(area))} covers the whole frame, so there is no background to judge. Give a smaller mask."
         )
     return _decibels((squared.mean(3) * weight).sum((1, 2)) / area)
 

@@ -20,7 +20,9 @@ def ssim_outside(reference: np.ndarray, edited: np.ndarray, masks: np.ndarray) -
     weight = 1 - masks.astype(np.float64)
     area = weight.sum((1, 2))
     if (area == 0).any():
-        raise ValueError(f"ssim_outside: the mask of frame {int(np.argmin(area))} covers the whole frame: there is no background to judge.")
+        raise ValueError(
+            f"ssim_outside: the mask of frame {int(np.argmin(area))} covers the whole frame, so there is no background to judge. Give a smaller mask."
+        )
     maps = np.stack([_ssim(one, other)[1] for one, other in zip(as_float(reference), as_float(edited), strict=True)])
     return (maps.mean(3) * weight).sum((1, 2)) / area
 
@@ -54,6 +56,4 @@ def _check(name: str, reference: np.ndarray, edited: np.ndarray, masks: np.ndarr
             "[frames, height, width, 3] of one shape and one mask for each frame."
         )
     if min(reference.shape[1:3]) < 2 * REACH + 1:
-        raise ValueError(
-            f"{name}: frames of {reference.shape[2]}x{reference.shape[1]} pixels: both sides must have at least {2 * REACH + 1}."
-        )
+        raise ValueError(f"{name}: frames of {reference.shape[2]}x{reference.shape[1]} pixels: give both sides at least {2 * REACH + 1}.")

@@ -169,7 +169,7 @@ def reading(title: str, video: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{title}, input video: {video!r} cannot be used: {error}. Choose another clip or stretch.") from error
+        raise ValueError(f"{title}, input video: {video!r} cannot be used: {error}") from error
 
 
 def to_audio(waveform, sample_rate: int) -> dict | None:

@@ -26,7 +26,9 @@ class Fit:
 
     def __post_init__(self) -> None:
         if min(self.scaled) < CELL:
-            raise ValueError(f"its frames are {self.scaled[1]}x{self.scaled[0]} pixels; both sides must have at least {CELL}")
+            raise ValueError(
+                f"its frames are {self.scaled[1]}x{self.scaled[0]} pixels, and both sides must have at least {CELL}. Set longest_side to scale them up."
+            )
 
     @property
     def scaled(self) -> tuple[int, int]:

@@ -105,13 +105,17 @@ def pictures_of(source: Source, stretch: Stretch, fitted) -> Iterator[np.ndarray
             picture = shown.picture()
             if picture.shape[:2] != size:
                 rows, columns = picture.shape[:2]
-                raise ValueError(f"its size changes at frame {number}, from {size[1]}x{size[0]} to {columns}x{rows} pixels")
+                raise ValueError(
+                    f"its size changes at frame {number}, from {size[1]}x{size[0]} to {columns}x{rows} pixels. Choose a stretch before or after it."
+                )
             yield fitted(picture)
             given += 1
         if stretch.count and given == stretch.count:
             return
     if not given:
-        raise ValueError(f"it has {total} frames, and none of them lies in the stretch that begins at frame {stretch.start}")
+        raise ValueError(
+            f"it has {total} frames, and none of them lies in the stretch that begins at frame {stretch.start}. Lower start_frame."
+        )
 
 
 def at_rate(source: Source, stretch: Stretch) -> Iterator[Shown]:
@@ -172,7 +176,8 @@ def restored_size(size: tuple[int, int], source: Source, stretch: Stretch) -> tu
     fit = stretch.fit(source)
     if size != fit.size:
         raise ValueError(
-            f"the frames are {size[1]}x{size[0]} pixels, but this is the fit of a clip that was read at {fit.size[1]}x{fit.size[0]}"
+            f"the frames are {size[1]}x{size[0]} pixels, but this is the fit of a clip that was read at {fit.size[1]}x{fit.size[0]}. "
+            "Connect the fit of the clip that was edited."
         )
     return fit.scaled
 

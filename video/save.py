@@ -54,11 +54,11 @@ def save_video(
     check_fps(fps)
     check_sound(waveform, sample_rate)
     if form == PNG and target.exists():
-        raise ValueError(f"there is already something at {target}; give another name")
+        raise ValueError(f"there is already something at {target}. Give another name.")
     chunks = (chunk for chunk in map(check_chunk, chunks) if len(chunk))
     first = next(chunks, None)
     if first is None:
-        raise ValueError("there are no frames to write")
+        raise ValueError("there are no frames to write. Give at least one.")
     height, width = first.shape[1:3]
     check_sides(form, height, width)
     pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(fps).limit_denominator(10_000)
@@ -102,7 +102,7 @@ def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fractio
 def check_fps(fps: float) -> None:
     """Raises ValueError for what is no frame rate."""
     if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"the frame rate is {fps}; give one above 0")
+        raise ValueError(f"the frame rate is {fps}. Give one above 0.")
 
 
 def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
@@ -110,18 +110,18 @@ def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
     if waveform is None:
         return
     if waveform.ndim != 2 or not 1 <= len(waveform) <= len(LAYOUTS):
-        raise ValueError(f"the sound's shape is {list(waveform.shape)}; give [channels, samples] with 1 to {len(LAYOUTS)} channels")
+        raise ValueError(f"the sound's shape is {list(waveform.shape)}. Give [channels, samples] with 1 to {len(LAYOUTS)} channels.")
     if sample_rate < 1:
-        raise ValueError(f"the sound's sample rate is {sample_rate}; give one above 0")
+        raise ValueError(f"the sound's sample rate is {sample_rate}. Give one above 0.")
     if not waveform.isfinite().all():
-        raise ValueError("the sound holds values that are not finite (NaN or infinity); make it again, or leave it out")
+        raise ValueError("the sound holds values that are not finite (NaN or infinity). Make it again, or leave it out.")
 
 
 def check_sides(form: str, height: int, width: int) -> None:
     """Raises ValueError for frames that the form does not take."""
     if form in (H264, VP9, PRORES) and (height % 2 or width % 2):
         raise ValueError(
-            f"{form} takes frames with even sides, and these are {width}x{height} pixels; crop them, or choose a lossless format"
+            f"{form} takes frames with even sides, and these are {width}x{height} pixels. Crop them, or choose a lossless format."
         )
 
 
@@ -129,13 +129,13 @@ def check_size(picture: np.ndarray, size: tuple[int, ...], number: int) -> None:
     """Raises ValueError for a frame of another size, (height, width), than the first."""
     if picture.shape[:2] != size:
         (height, width), (rows, columns) = size, picture.shape[:2]
-        raise ValueError(f"frame {number} is {columns}x{rows} pixels, but the first is {width}x{height}")
+        raise ValueError(f"frame {number} is {columns}x{rows} pixels, but the first is {width}x{height}. Give frames of one size.")
 
 
 def check_chunk(chunk: np.ndarray) -> np.ndarray:
     """The chunk itself. Raises ValueError unless it is uint8 [frames, height, width, 3]."""
     if chunk.dtype != np.uint8 or chunk.ndim != 4 or chunk.shape[3] != 3:
-        raise ValueError(f"frames of {chunk.dtype} {list(chunk.shape)} cannot be written; give uint8 [frames, height, width, 3]")
+        raise ValueError(f"frames of {chunk.dtype} {list(chunk.shape)} cannot be written. Give uint8 [frames, height, width, 3].")
     return chunk
 
 

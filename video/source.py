@@ -26,7 +26,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FOLDER_FPS = 24.0  # a folder tells no frame rate
 PQ = 16  # SMPTE ST 2084 among the transfer characteristics of ITU-T H.273
 MISSING = 0.05  # of its length, at least half a second: if a file ends as much earlier than it says, some of it is lost
-CUT_OFF = "the file is damaged or cut off. Set frame_count so that it ends before frame {}, or get the whole file"
+CUT_OFF = "The file is damaged or cut off: set frame_count so that it ends before frame {}, or get the whole file."
 # A rate that varies by more than a tenth is read at that of its finest clock, which keeps every frame at its time; one that wavers less, or whose
 # clock would make more than so many frames of each, is read at its average.
 LEAST_VARYING, MOST_REPEATED = 1.1, 2.5
@@ -85,10 +85,10 @@ class Film(Source):
             self.frames: int | None = counted or round((self.length or (container.duration or 0) / av.time_base) * self.fps) or None
             first = next(decoded(container, stream), None)
             if first is None:
-                raise ValueError("no frame of it can be decoded")
+                raise ValueError("no frame of it can be decoded. Choose another clip.")
             if stream.codec_context.color_trc == PQ:
                 raise ValueError(
-                    "its colours are HDR (PQ), which look washed out as they are and which image models do not know; convert it to SDR (BT.709)"
+                    "its colours are HDR (PQ), which look washed out as they are and which image models do not know. Convert it to SDR (BT.709)."
                 )
             self.turns = round(getattr(first, "rotation", 0) / 90) % 4
             self.stretch = float(stream.sample_aspect_ratio or 1)  # of a pixel: its width to its height
@@ -109,10 +109,10 @@ class Film(Source):
                     yield Shown(begin, duration, partial(self.picture, frame))
                     begin, number = begin + duration, number + 1
             except av.FFmpegError as error:
-                raise ValueError(f"decoding stops after {begin:.2f} s ({error.strerror}); {CUT_OFF.format(number - 1)}") from error
+                raise ValueError(f"decoding stops after {begin:.2f} s ({error.strerror}). {CUT_OFF.format(number - 1)}") from error
             if self.length and begin < self.length - max(MISSING * self.length, 0.5):
                 raise ValueError(
-                    f"its frames end after {begin:.2f} s, but its header promises {self.length:.2f} s; {CUT_OFF.format(number - 1)}"
+                    f"its frames end after {begin:.2f} s, but its header promises {self.length:.2f} s. {CUT_OFF.format(number - 1)}"
                 )
 
     def picture(self, frame) -> np.ndarray:
@@ -140,7 +140,7 @@ class Folder(Source):
     def __init__(self, path: str):
         names = [entry.name for entry in os.scandir(path) if entry.is_file() and entry.name.lower().endswith(PICTURES)]
         if not names:
-            raise ValueError(f"the folder holds no pictures ({', '.join(PICTURES)})")
+            raise ValueError(f"the folder holds no pictures ({', '.join(PICTURES)}). Choose another.")
         self.paths = [os.path.join(path, name) for name in sorted(names, key=natural)]
         self.sound_file = os.path.join(path, "sound.wav")
         self.fps, self.even, self.frames = FOLDER_FPS, True, len(names)
@@ -189,7 +189,7 @@ def reading(file: str | io.BytesIO) -> Iterator:
     if isinstance(file, io.BytesIO):
         file.seek(0)
     elif not os.path.isfile(file):
-        raise ValueError("it is no file, or not there any more")
+        raise ValueError("it is no file, or not there any more. Choose another.")
     try:
         # FFmpeg gets what is in the file, and may open no other: a playlist could name any on this machine, or an address.
         # A title in an old character set is no reason to refuse a film.
@@ -199,7 +199,7 @@ def reading(file: str | io.BytesIO) -> Iterator:
         ):
             yield container
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"the file cannot be decoded as video ({error.strerror})") from error
+        raise ValueError(f"the file cannot be decoded as video ({error.strerror}). Choose another, or convert it to H.264.") from error
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def opened(file: str | io.BytesIO) -> Iterator[tuple]:
     """The file's container and its first video stream."""
     with reading(file) as container:
         if not container.streams.video:
-            raise ValueError("the file holds no video stream")
+            raise ValueError("the file holds no video stream. Choose another.")
         yield container, container.streams.video[0]
 
 
@@ -290,11 +290,11 @@ def read_picture(path: str) -> np.ndarray:
     except cv2.error:  # a header that promises more pixels than OpenCV allows
         picture = None
     if picture is None:
-        raise ValueError(f"{name!r} cannot be read as a picture")
+        raise ValueError(f"{name!r} cannot be read as a picture. Save it again, or move it out of the folder.")
     if picture.dtype == np.uint16:
         picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if picture.dtype != np.uint8:
-        raise ValueError(f"{name!r} holds numbers of the kind {picture.dtype}; save its pictures with 8 or 16 bits")
+        raise ValueError(f"{name!r} holds numbers of the kind {picture.dtype}. Save its pictures with 8 or 16 bits.")
     if picture.ndim == 2:
         return cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
     return over_black(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)) if picture.shape[2] == 4 else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

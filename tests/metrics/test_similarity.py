@@ -79,5 +79,5 @@ def test_what_does_not_fit_is_named(judge) -> None:
         judge(NOISE, NOISE[:1], HALF)
     with pytest.raises(ValueError, match=r"masks of shape \(1, 40, 60\)"):
         judge(NOISE, NOISE, HALF[:1])
-    with pytest.raises(ValueError, match="60x10 pixels: both sides must have at least 11"):
+    with pytest.raises(ValueError, match="60x10 pixels: give both sides at least 11"):
         judge(NOISE[:, :10], NOISE[:, :10], HALF[:, :10])
