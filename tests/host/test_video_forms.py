@@ -131,8 +131,17 @@ def test_a_clip_outside_the_folders_is_refused(nodes, noise, tmp_path, name):
         (nodes.input / name).symlink_to(tmp_path / "outside.mkv")
     name = name.format(tmp_path)
     assert "lies outside ComfyUI's output and input folders" in LoadVideo.validate_inputs(name)
-    with pytest.raises(ValueError, match=r"Load Video \(BLADE\), input video.*lies outside ComfyUI's output and input folders"):
+    with pytest.raises(ValueError, match=r"^Load Video .BLADE., input video: .*lies outside .* Move the file into one of them\.$"):
         nodes.load(name)
+
+
+def test_a_clip_that_is_not_there_is_refused_before_the_run(nodes, noise):
+    from blade.nodes.load_video import LoadVideo
+
+    assert LoadVideo.validate_inputs("noise.mkv") is True
+    assert LoadVideo.validate_inputs("none.mkv") == (
+        "Load Video (BLADE), input video: there is no clip 'none.mkv' in ComfyUI's input folder. Upload it, or choose another."
+    )
 
 
 def test_a_folder_that_changes_is_read_again(nodes):
@@ -187,6 +196,14 @@ def test_a_video_that_cannot_be_read_is_refused_by_name(nodes):
     (nodes.input / "broken.mp4").write_bytes(b"\0" * 4096)
     with pytest.raises(ValueError, match=r"^Video to Frames \(BLADE\), input video: the file cannot be decoded"):
         nodes.from_video(InputImpl.VideoFromFile(str(nodes.input / "broken.mp4")))
+
+
+def test_a_video_without_frames_is_refused_by_name(nodes):
+    from comfy_api.latest import InputImpl, Types
+
+    empty = Types.VideoComponents(images=torch.zeros(0, 8, 8, 3), audio=None, frame_rate=Fraction(10))
+    with pytest.raises(ValueError, match=r"^Video to Frames \(BLADE\), input video: it has no frames\. Connect another\.$"):
+        nodes.from_video(InputImpl.VideoFromComponents(empty))
 
 
 def test_core_s_video_goes_in_and_out_on_the_server(server):

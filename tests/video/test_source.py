@@ -8,6 +8,7 @@ import wave
 import zlib
 from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -197,8 +198,39 @@ def test_a_sound_that_outlasts_the_pictures_is_no_damage(tmp_path):
 
 def test_hdr_of_the_kind_that_has_no_plain_look_is_refused(tmp_path):
     path = write(tmp_path / "a.mp4", numbered(2), codec="libx264", pixels="yuv420p10le", color_trc=16)
-    with pytest.raises(ValueError, match=r"HDR \(PQ\).*convert it to SDR"):
+    with pytest.raises(ValueError, match=r"HDR \(PQ\).*Convert it to SDR"):
         Film(path)
+
+
+def test_a_sound_alone_is_no_clip(tmp_path):
+    with av.open(str(tmp_path / "a.wav"), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.int16), layout="mono")
+        sound.rate = RATE
+        file.mux(stream.encode(sound))
+    with pytest.raises(ValueError, match=r"^the file holds no video stream\. Choose another"):
+        Film(str(tmp_path / "a.wav"))
+
+
+def test_a_file_that_promises_pictures_and_has_none_is_refused(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        file.start_encoding()
+    with pytest.raises(ValueError, match=r"^no frame of it can be decoded\. Choose another clip"):
+        Film(str(tmp_path / "a.avi"))
+
+
+def test_a_file_that_is_damaged_in_the_middle_says_up_to_where_it_can_be_used(tmp_path):
+    path = write(tmp_path / "a.avi", numbered(6), codec="mjpeg", pixels="yuvj420p")
+    with av.open(path) as file:
+        third = [bytes(packet) for packet in file.demux(file.streams.video[0])][3]
+    whole = (tmp_path / "a.avi").read_bytes()
+    assert whole.count(third) == 1
+    (tmp_path / "a.avi").write_bytes(whole.replace(third, bytes(len(third))))
+    with pytest.raises(ValueError, match=r"decoding stops after 0\.30 s .*damaged.*set frame_count so that it ends before frame 2"):
+        load_clip(path)
+    assert values(load_clip(path, Stretch(count=2)).frames) == [0, 1]
 
 
 def test_pixels_that_are_not_square_become_square(tmp_path):
@@ -256,6 +288,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
         ("a.png", forged_png(0, 0), "'a.png' cannot be read"),
         ("a.png", forged_png()[:20], "'a.png' cannot be read"),
         ("a.jpg", b"no", "'a.jpg' cannot be read"),
+        ("a.tiff", cv2.imencode(".tiff", np.zeros((8, 8, 3), np.float32))[1].tobytes(), "'a.tiff' .* kind float32. Save .* 8 or 16 bits"),
         ("a.txt", b"no", "holds no pictures"),
     ],
 )
