@@ -78,7 +78,7 @@ def load_clip(source: Source | str, stretch: Stretch = WHOLE, room: float = math
         if frames > most:
             raise ValueError(
                 f"{frames} frames or more of {picture.shape[1]}x{picture.shape[0]} pixels do not fit into the {room / 2**30:.1f} GiB of memory that "
-                f"are free; set frame_count to at most {most:.0f}, or a smaller longest_side"
+                f"are free. Set frame_count to at most {most:.0f}, or a smaller longest_side."
             )
     frames = torch.empty(len(pictures), *pictures[0].shape)
     for frame, picture in zip(frames, pictures, strict=True):

@@ -275,14 +275,14 @@ def read_picture(path: str) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
-                raise ValueError(f"{name!r} cannot be read as a picture: it has {size / 2**30:.0f} GiB")
+                raise ValueError(f"{name!r} cannot be read as a picture: it has {size / 2**30:.0f} GiB. Move it out of the folder.")
             content = np.frombuffer(file.read(), np.uint8)  # imread fails on Windows where a path is not ASCII
     except OSError as error:
-        raise ValueError(f"{name!r} cannot be read ({error.strerror})") from error
+        raise ValueError(f"{name!r} cannot be read ({error.strerror}). Save it again, or move it out of the folder.") from error
     if bytes(content[:8]) == PNG_BEGINS and len(content) > 24:  # a few MB of it can hold so much of one colour that no memory takes it
         width, height = struct.unpack(">II", content[16:24])
         if width * height > MOST_PIXELS:
-            raise ValueError(f"{name!r} cannot be read as a picture: it has {width}x{height} pixels")
+            raise ValueError(f"{name!r} cannot be read as a picture: it has {width}x{height} pixels. Move it out of the folder.")
     # only the plain flags turn a photograph as its EXIF says, and only "unchanged" keeps alpha: no format needs both
     kind = cv2.IMREAD_COLOR if path.lower().endswith((".jpg", ".jpeg")) else cv2.IMREAD_UNCHANGED
     try:
@@ -311,7 +311,7 @@ def heard(container, stream, origin: float, begin: float, end: float) -> tuple[n
     Reads the file from shortly before `begin` to its end."""
     rate = stream.rate
     if not 0 < rate <= MOST_SAMPLES:
-        raise ValueError(f"its sound claims {rate} samples a second")
+        raise ValueError(f"its sound claims {rate} samples a second. Choose another clip.")
     first, last = round(begin * rate), round(end * rate)
     if begin > PREROLL:
         container.seek(int((origin + begin - PREROLL) / stream.time_base), stream=stream)
