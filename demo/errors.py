@@ -30,7 +30,7 @@ ROOMS = {
 }
 # Functions whose sentences are said inside "... is damaged: {reason}. ..." or "... cannot be saved: {reason}. ...", so they may lack stop and instruction.
 PARTS = {
-    "inversion/file.py": {"save_trajectory", "load_trajectory", "read_metadata", "map_tensors", "build", "part", "check", "check_form"},
+    "inversion/file.py": {"load_trajectory", "map_tensors", "build", "part", "check", "check_form"},
     "attention/record.py": {"CrossAttentionRecord.from_tensors"},
     "attention/words.py": {"PromptWords.from_description"},
 }
@@ -50,20 +50,21 @@ A sentence reaches you behind the node's title and, where one input is to blame,
 
 What stands in {braces} below is filled in at run time, so search this page for words between such values: here *but the trajectory has*.
 A line that ends with {reason} goes on with another sentence. The other lines without a full stop at the end tell what is wrong with a
-trajectory or its file; they stand inside the sentences *is damaged* and *cannot be saved*.
+trajectory or its file; they stand inside the sentences *is damaged* and *cannot be saved*, or in the parentheses of another.
 """
 
 
 @dataclass(frozen=True)
 class Sentence:
     """text: with {placeholders} that a person reads. file: from the repository's root. function: with its class. lines: of the statement.
-    quotes: whether it ends with another sentence, which it passes on."""
+    part: whether it only stands inside another. quotes: whether it ends with another, which it passes on."""
 
     text: str
     heading: str
     file: str
     function: str
     lines: range
+    part: bool
     quotes: bool
 
     @property
@@ -80,7 +81,7 @@ class Sentence:
         found = []
         if self.words < FEWEST_WORDS:
             found.append("has too few words of its own: write the sentence where it is raised")
-        if not self.quotes and self.function not in PARTS.get(self.file, ()):
+        if not self.quotes and not self.part:
             if not self.fixed.endswith("."):
                 found.append("does not end with a full stop")
             if not re.search(rf"(?:[.:;,]|\band|\bor|\bso) (?:{'|'.join(INSTRUCTIONS)})\b", self.fixed, re.IGNORECASE):
@@ -151,7 +152,10 @@ class Source:
         room = self.path.parent.name
         heading = self.constants.get("TITLE", ROOMS[room]) if room == "nodes" else ROOMS[room]
         for function, names, statement in statements(self.tree):
+            part = ".".join(names) in PARTS.get(self.path.relative_to(REPOSITORY).as_posix(), ())
             match statement:
+                case ast.Raise(exc=ast.Call(func=ast.Name(id="OSError"), args=[message])):
+                    part = True  # as the system says it, in the parentheses of the sentence that tells of it
                 case ast.Raise(exc=ast.Call(args=[message])) | ast.Raise(exc=ast.expr() as message):
                     pass
                 case ast.Return(value=ast.JoinedStr() | ast.Constant(value=str()) as message) if function and answers(function):
@@ -169,7 +173,7 @@ class Source:
                     quotes = False
             lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
             file = self.path.relative_to(REPOSITORY).as_posix()
-            sentence = Sentence(self.read(message, local), heading, file, ".".join(names), lines, quotes)
+            sentence = Sentence(self.read(message, local), heading, file, ".".join(names), lines, part, quotes)
             if not quotes or sentence.words >= FEWEST_WORDS:
                 yield sentence
 

@@ -86,7 +86,7 @@ class BlendedSamplerSelect(io.ComfyNode):
             patcher = model.inner_model.model_patcher
             warning = check_model(TITLE, patcher, trajectory)
             with naming(TITLE, "sigmas"):
-                if len(sigmas) < 2 or not (sigmas.diff() <= 0).all():
+                if not len(sigmas) or not (sigmas.diff() <= 0).all():
                     raise ValueError(
                         "they do not fall from step to step. Give falling sigmas, as this node and core's schedulers make them."
                     )

@@ -98,6 +98,11 @@ def test_a_sentence_that_breaks_the_rule_is_seen(house, message, faults):
     assert sentence.faults() == faults
 
 
+def test_a_reason_that_stands_in_another_s_parentheses_needs_no_instruction(house):
+    (reason,) = house(FUNCTION.format("raise OSError(f'its header claims {fps} bytes')"))
+    assert reason.faults() == []
+
+
 @pytest.mark.parametrize(("lines", "left"), [([2, 3, 4, 6, 7], 0), ([2, 3, 6, 7], 0), ([2, 6, 7], 1), ([], 2)])
 def test_a_sentence_that_no_test_reaches_is_named_and_fails_the_check(house, tmp_path, monkeypatch, capsys, lines, left):
     house(

@@ -43,7 +43,7 @@ class Stretch:
     def fit(self, source: Source) -> Fit:
         """Raises ValueError for frames that are too small, and for a rate so low that the clip's times could not be counted."""
         if 0 < self.fps < SLOWEST:
-            raise ValueError(f"force_fps is {self.fps}; give 0, or {SLOWEST} and more")
+            raise ValueError(f"force_fps is {self.fps}. Give 0, or {SLOWEST} and more.")
         return Fit(source.height, source.width, self.longest_side, self.sides)
 
     def expected(self, source: Source) -> int | None:
