@@ -1,7 +1,7 @@
 """The commands of the README. All of them share one environment in .cache/, made on first use (a few minutes).
 
 nox -s demo            edits the demo clip in a real ComfyUI; results in out/demo/
-nox -s tests           all tests but the slow ones; plain `nox` runs this
+nox -s tests           all tests but the slow ones, and whether they reach every error; plain `nox` runs this
 nox -s slow            the slow ones
 nox -s browser         ComfyUI's page in Chromium: templates, a run, help; screenshots in out/browser/
 nox -s lint            ruff and mypy
@@ -97,7 +97,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    Environment(session).run("pytest", "-m", "not slow", *session.posargs)
+    environment, data = Environment(session), CACHE / "coverage"
+    watched = ("coverage", "run", f"--data-file={data}", f"--source={','.join(ROOMS)}", "-m")
+    environment.run(*watched, "pytest", "-m", "not slow", *session.posargs)
+    if not session.posargs and sys.platform == "linux":  # some refusals are provoked on Linux only
+        environment.run("demo.errors", "--untested", str(data))
 
 
 @nox.session
