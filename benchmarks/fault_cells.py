@@ -162,7 +162,7 @@ def name_of_a_part(name: str) -> bool:
 
 def run_cancellations(comfy: Path, base: Path, count: int, seed: int = 0) -> dict:
     """The page's cancel button at random moments of the edit. After each the same prompt is run again; every fifth time all of it anew."""
-    base, found = prepare(base), {"count": 0, "stopped": 0, "dirt": []}
+    base, stops, dirty = prepare(base), 0, list[str]()
     draw = random.Random(seed)
     with FaultHost(comfy, base, log=base / "cancellations.log", cpu=True) as host:
         fresh = Fresh.of(host)
@@ -177,8 +177,7 @@ def run_cancellations(comfy: Path, base: Path, count: int, seed: int = 0) -> dic
             dirt = fresh.unlike(ran, AT_ONCE) if stopped else fresh.missed(ran)
             after = host.edit(graph(nonce if nonce % 5 else -nonce))
             dirt += fresh.missed(after) + fresh.unlike(after, AFTERWARDS)
-            found["count"] += 1
-            found["stopped"] += stopped
-            found["dirt"] += [f"{moment:.2f} s: {what}" for what in dirt]
+            stops += stopped
+            dirty += [f"{moment:.2f} s: {what}" for what in dirt]
             print(f"cancelled at {moment:5.2f} s: {ran.outcome.error or 'finished':12} {'clean' if not dirt else dirt}", flush=True)
-    return found
+    return {"count": count, "stopped": stops, "dirt": dirty}

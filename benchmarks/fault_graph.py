@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -20,7 +21,7 @@ EDIT = DEVELOPMENT_COLOUR_EDITS[0]
 FRAMES, STEPS = 3, 2
 CLIP = "faults.mp4"
 TRAJECTORY = ".safetensors"
-Node = dict[str, object]
+Node = dict[str, Any]
 
 
 def node(kind: str, **inputs: object) -> Node:

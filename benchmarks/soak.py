@@ -57,7 +57,7 @@ def run_soak(comfy: Path, base: Path, edits: int, seed: int = 0) -> dict:
     what did not come out as the first time. Raises HostError where an edit fails."""
     base, order = prepare(base), random.Random(seed)
     numbers = [number for _ in range(-(-edits // SETTINGS)) for number in order.sample(range(SETTINGS), SETTINGS)][:edits]
-    resident, known, unlike = [], {}, []
+    resident, known, unlike = list[float](), dict[int, dict[str, str]](), list[str]()
     with FaultHost(comfy, base, log=base / "soak.log", cpu=True) as host:
         host.arm()
         for place, number in enumerate(numbers):
