@@ -6,6 +6,7 @@ import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -230,7 +231,8 @@ class Pass:
 
     def finish(self, watch: Watch) -> None:
         """The run is at its end: tells what it lacked."""
-        if len(self.sigmas) > 2 and any(hasattr(mask, "seen") and mask.target.phrases and not mask.seen for mask in self.masks):
+        drawn: list[Any] = [mask for mask in self.masks if hasattr(mask, "seen")]  # online masks, those of a second copy of the pack too
+        if len(self.sigmas) > 2 and any(mask.target.phrases and not mask.seen for mask in drawn):
             watch.warn("the target's words could not widen the mask")
         watch.done()
 

@@ -180,7 +180,7 @@ class Digest:
         return {"ui": {"sha256": [hashlib.sha256(tensor.contiguous().cpu().numpy().tobytes()).hexdigest()]}}
 
 
-OPENED: dict[str, object] = {}
+OPENED: dict = {}  # the doors of MODELs, by name
 
 
 def packs_objects() -> dict[str, int]:
