@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.fault_graph import FaultHost, Ran, graph, prepare, take_files
+from benchmarks.report import Kept
 from demo.host import HostError
 
 CANCEL, EXCEPTION, MEMORY, NAN, DISK, KILLED = "cancel", "exception", "out of memory", "NaN", "disk full", "killed"
@@ -92,28 +93,31 @@ def differing(wanted: object, found: object) -> str:
     return f"{wanted} -> {found}"[:300]
 
 
-def run_cells(comfy: Path, base: Path) -> list[dict]:
+def run_cells(comfy: Path, base: Path, kept: Kept) -> list[dict]:
     """Every fault at every stage. Each row: stage, fault, end (the sentence that the artist gets, or "finished"), dirt (what was not as in a
-    fresh server, empty if all was)."""
-    base, rows = prepare(base), []
+    fresh server, empty if all was). kept: rows of an earlier run that was cut off."""
+    base = prepare(base)
     with FaultHost(comfy, base, log=base / "cells.log", cpu=True) as host:
         fresh = Fresh.of(host)
         nonces = iter(range(1, 10_000))
-        for place, stage in STAGES.items():
+        for place in STAGES:
             kinds = (CANCEL,) if place.endswith(".passing") else TENSOR_FAULTS
             for kind in kinds:
-                rows.append(shown(stage, kind, *in_one_server(host, fresh, place, kind, nonces)))
+                if f"{place}/{kind}" not in kept.rows:
+                    keep(kept, place, kind, *in_one_server(host, fresh, place, kind, nonces))
     for kind, places in IN_A_PROCESS_OF_ITS_OWN.items():
         if kind == DISK and sys.platform != "linux":
             continue  # elsewhere no limit of a process makes writing fail
         for place in places:
-            rows.append(shown(STAGES[place], kind, *in_servers_of_their_own(comfy, base, fresh, place, kind)))
-    return rows
+            if f"{place}/{kind}" not in kept.rows:
+                keep(kept, place, kind, *in_servers_of_their_own(comfy, base, fresh, place, kind))
+    return list(kept.rows.values())
 
 
-def shown(stage: str, kind: str, end: str, dirt: list[str]) -> dict:
-    print(f"{kind:14} {stage:50} {'clean' if not dirt else dirt}  {end[:150]!r}", flush=True)
-    return {"stage": stage, "fault": kind, "end": end, "dirt": dirt}
+def keep(kept: Kept, place: str, kind: str, end: str, dirt: list[str]) -> None:
+    print(f"{kind:14} {STAGES[place]:50} {'clean' if not dirt else dirt}  {end[:150]!r}", flush=True)
+    kept.rows[f"{place}/{kind}"] = {"stage": STAGES[place], "fault": kind, "end": end, "dirt": dirt}
+    kept.write()
 
 
 def in_one_server(host: FaultHost, fresh: Fresh, place: str, kind: str, nonces: Iterator[int]) -> tuple[str, list[str]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.fault_cells import STAGES, run_cancellations, run_cells
 from benchmarks.fuzz import run as run_fuzz
-from benchmarks.report import machine, merge
+from benchmarks.report import Kept, machine, merge
 from benchmarks.soak import run_soak
 from demo.comfy_source import find_comfy
 from demo.host import HostError
@@ -30,7 +30,8 @@ QUICK = 20  # times fewer
 
 
 def cells(comfy: Path, out: Path, quick: bool) -> bool:
-    rows = run_cells(comfy, out / "base_cells")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = run_cells(comfy, out / "base_cells", Kept(out / "cells.json"))
     dirty = [row for row in rows if row["dirt"]]
     merge(out / "table.json", {"cells": len(rows), "dirty_cells": len(dirty), "table": rows})
     return not dirty and len(rows) >= CELLS

@@ -187,7 +187,9 @@ def packs_objects() -> dict[str, int]:
     """How many objects of the pack's own classes are alive, by class."""
     doors = (name for name, module in sys.modules.items() if "BladeExtension" in getattr(module, "__dict__", {}))
     package = next(doors).removesuffix(".nodes") + "."
-    alive = Counter(type(found).__qualname__ for found in gc.get_objects() if str(type(found).__module__).startswith(package))
+    alive = Counter(
+        type(found).__qualname__ for found in gc.get_objects() if str(getattr(type(found), "__module__", "")).startswith(package)
+    )
     return dict(sorted(alive.items()))
 
 
