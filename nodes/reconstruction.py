@@ -82,7 +82,8 @@ class ReconstructionCheck(io.ComfyNode):
         drifts.append(drift(trajectory.clip, back, 0.0))
         series = {"latents": latent_psnr(trajectory.clip, back).numpy()}
         if vae is not None:
-            series["decoded"] = decoded_psnr(vae, latent_out(model, trajectory.clip), samples)
+            with naming(TITLE, "vae"):
+                series["decoded"] = decoded_psnr(vae, latent_out(model, trajectory.clip), samples)
         advised = advice(float(series["latents"].mean()), trajectory)
         origin = trajectory.origin
         title = f"{trajectory.frames} frames, {trajectory.steps} steps ({origin.schedule}), {origin.told}"

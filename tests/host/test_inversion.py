@@ -268,6 +268,13 @@ def test_a_model_that_gives_no_numbers_is_told_of_by_the_check(loaded, invert, c
     assert len(calls) == 2
 
 
+def test_a_vae_that_gives_no_numbers_is_told_of_by_the_check(loaded, invert, check, monkeypatch):
+    real = loaded[2].decode
+    monkeypatch.setattr(loaded[2], "decode", lambda samples: real(samples) * torch.nan)
+    with pytest.raises(ValueError, match=r"^Reconstruction Check \(BLADE\), input vae: it decodes frames 0 to .* not finite"):
+        check(invert(), vae=loaded[2])
+
+
 def test_decoded_frames_are_measured_against_the_vaes_own(loaded, invert, check):
     _, _, report, _ = check(invert(**REFINED), vae=loaded[2])
     decoded = float(report.split("decoded: mean ")[1].split(" dB")[0])
