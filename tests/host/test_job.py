@@ -75,9 +75,9 @@ def test_a_watch_tells_the_time_that_is_left_and_survives_the_hosts_copies(job, 
     monkeypatch.setattr(watch, "say", lambda sentence, log=True: said.append(sentence))
     assert copy.deepcopy(watch) is watch
     now[0] = 2.0
-    watch(10)  # a twentieth of 20 calls took 2 s
+    watch(10, {})  # a twentieth of 20 calls took 2 s
     assert said[-1].endswith("about 38 s to go")
-    watch(300)
+    watch(300, {})
     assert watch.passed == watch.whole == 200
     assert said[-1].endswith("took 2 s")
 
@@ -85,7 +85,7 @@ def test_a_watch_tells_the_time_that_is_left_and_survives_the_hosts_copies(job, 
 def test_work_that_ended_with_fewer_calls_is_told_as_done(job, monkeypatch):
     watch, said = job(10).watch(None), []
     monkeypatch.setattr(watch, "say", lambda sentence, log=True: said.append(sentence))
-    watch(10)
+    watch(10, {})
     watch.done("42 dB")
     assert watch.passed == watch.whole
     assert said[-1].endswith("took 0 s; 42 dB")
