@@ -23,7 +23,8 @@ def encode_prompt(clip, text: str) -> list:
     conditioning = clip.encode_from_tokens_scheduled(tokens)
     if not all(torch.isfinite(embedding).all() for embedding, _ in conditioning):
         raise ValueError(
-            "the text encoder gives values that are not finite (NaN or infinity). Start ComfyUI with --fp32-text-enc, or take another checkpoint."
+            "the text encoder gives values that are not finite (NaN or infinity). Give words in the prompt finite weights, as (red:1.2), start ComfyUI with "
+            "--fp32-text-enc, or take another checkpoint."
         )
     return [[embedding, {**options, KEY: words}] for embedding, options in conditioning]
 

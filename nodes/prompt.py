@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.latest import io
 
 from ..host.words import encode_prompt
@@ -40,11 +39,6 @@ class Prompt(io.ComfyNode):
             )
         with naming(TITLE, "clip"):
             try:
-                conditioning = encode_prompt(clip, text)
+                return io.NodeOutput(encode_prompt(clip, text))
             except RecursionError as error:
                 raise ValueError(f"{TITLE}, input text: its parentheses lie too deep inside each other. Take some away.") from error
-        if not all(torch.isfinite(embedding).all() for embedding, _ in conditioning):
-            raise ValueError(
-                f"{TITLE}, input text: its weights give values that are not finite (NaN or infinity). Give finite ones: (red:1.2)."
-            )
-        return io.NodeOutput(conditioning)

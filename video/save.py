@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -56,7 +57,7 @@ def save_video(
     target = Path(target)
     check_fps(fps)
     check_sound(waveform, sample_rate)
-    if form == PNG and target.exists():
+    if form == PNG and os.path.exists(target):  # False for a name that the system does not take
         raise ValueError(f"there is already something at {target}. Give another name.")
     chunks = (chunk for chunk in map(check_chunk, chunks) if len(chunk))
     first = next(chunks, None)
