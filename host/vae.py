@@ -88,22 +88,25 @@ def encode_finite(vae, pixels: Tensor, first: int = 0) -> Tensor:
     """Latents of a few frames, fp32 on the CPU. pixels: [frames, height, width, 3] in 0..1. first: the number of their first, for errors.
 
     Raises ValueError where the VAE gives no numbers."""
-    return checked(vae.encode(pixels), "encodes", first)
+    latents = vae.encode(pixels).float().cpu()
+    if not torch.isfinite(latents).all():
+        last = first + len(latents) - 1
+        raise ValueError(
+            f"it encodes frames {first} to {last} to values that are not finite (NaN or infinity). "
+            "Start ComfyUI with --fp32-vae, or take another VAE."
+        )
+    return latents
 
 
 def decode_finite(vae, samples: Tensor, first: int = 0) -> Tensor:
     """Frames of a few latents, fp32 on the CPU, [frames, height, width, 3]. first: the number of their first, for errors.
 
     Raises ValueError where the VAE gives no numbers."""
-    return checked(vae.decode(samples), "decodes", first)
-
-
-def checked(made: Tensor, does: str, first: int) -> Tensor:
-    made = made.float().cpu()
-    if not torch.isfinite(made).all():
-        last = first + len(made) - 1
+    pixels = vae.decode(samples).float().cpu()
+    if not torch.isfinite(pixels).all():
+        last = first + len(pixels) - 1
         raise ValueError(
-            f"it {does} frames {first} to {last} to values that are not finite (NaN or infinity). "
+            f"it decodes frames {first} to {last} to values that are not finite (NaN or infinity). "
             "Start ComfyUI with --fp32-vae, or take another VAE."
         )
-    return made
+    return pixels

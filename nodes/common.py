@@ -153,8 +153,8 @@ def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
     output = folder_paths.get_output_directory()
     if "\0" in prefix:
         raise ValueError(f"{prefix!r:.80} holds a NUL character, which no file's name does. Give another.")
-    prefix = os.path.normpath(prefix)  # core would not see the earlier files of "a/", and count from 1 again
     outside = f"{prefix!r:.80} leads out of ComfyUI's output folder. Give a place inside it, such as 'blade/trajectory'."
+    prefix = os.path.normpath(prefix)  # core would not see the earlier files of "a/", and count from 1 again
     if not within(os.path.join(output, prefix + "_"), output):
         raise ValueError(outside)
     try:

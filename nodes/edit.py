@@ -133,8 +133,6 @@ class Edit:
         cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
         height, width = (side * CELL for side in cells)
         mask = self.mask
-        if self.mask_mode not in MODES:
-            raise ValueError(f"{self.title}, input mask_mode: it is {self.mask_mode!r}. Choose one of: {', '.join(MODES)}.")
         if mask is not None:
             with naming(self.title, "mask"):
                 mask = clip_mask(mask, trajectory.frames, height, width)

@@ -107,3 +107,19 @@ def test_a_mask_mode_that_is_none_is_refused_with_those_that_are(studio, box):
     """ComfyUI lets one through that comes from another node."""
     with pytest.raises(ValueError, match=r"^Blended Sampler \(BLADE\), input mask_mode: it is 'join'\. Choose one of: .*limit, add.*\.$"):
         studio.sample(mask=box, mask_mode="join")
+
+
+def test_a_sampler_without_edits_is_refused(studio):
+    with pytest.raises(ValueError, match=r"^Blended Sampler Select \(BLADE\), input edits: there is none\. Connect an Edit"):
+        studio.select(())
+
+
+def test_frames_without_numbers_draw_no_mask(studio):
+    from blade.nodes.mask import CrossAttentionMask
+
+    frames = torch.full((studio.frames, 128, 128, 3), torch.nan)
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"^Cross-Attention Mask \(BLADE\), input frames: they hold values that are not"),
+    ):
+        CrossAttentionMask.execute(studio.trajectory, "circle", frames=frames)

@@ -193,6 +193,16 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, chunks, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_ffmpeg_itself_refuses_is_told_with_the_form_and_leaves_no_file(tmp_path, monkeypatch):
+    def refuse(self, picture):
+        raise av.error.InvalidDataError(1094995529, "Invalid data")
+
+    monkeypatch.setattr("blade.video.save.Pictures.write", refuse)
+    with pytest.raises(Unwritable, match=r"^'a.mp4' cannot be written as mp4 \(H.264\) \(Invalid data\)\. Choose another format\.$"):
+        save_video(tmp_path / "a.mp4", [noise()], 7, H264)
+    assert not list(tmp_path.iterdir())
+
+
 def test_frames_of_another_size_leave_no_folder(tmp_path):
     with pytest.raises(ValueError, match="frame 2 is 40x32 pixels, but the first is 40x24"):
         save_video(tmp_path / "a", [noise(2), noise(2, 32)], 24, PNG)

@@ -17,7 +17,7 @@ import torch
 from blade.video.fit import PAD
 from blade.video.load import Stretch, at_even_times, decode_frames, load_clip, load_sound, restored, restored_size, uncut
 from blade.video.save import CODING, FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, save_video
-from blade.video.source import Film, Folder, Held, Shown, natural, source_of_path
+from blade.video.source import Film, Folder, Held, Shown, natural, read_picture, source_of_path
 from tests.system import on_linux, run
 from tests.video.awkward import RATE, chart, heard_at, numbered, patches, tick, write, write_turned
 
@@ -250,6 +250,17 @@ def test_a_folder_of_pictures_is_read_by_their_numbers(tmp_path):
     assert (values(clip.frames), clip.fps, clip.waveform) == (list(range(1, 11)), 24, None)
     assert (len(load_clip(source, Stretch(fps=48)).frames), Stretch(fps=48).expected(source)) == (11, 11)
     assert sorted(["b10", "B9", "b1"], key=natural) == ["b1", "B9", "b10"]
+
+
+def test_what_has_gone_meanwhile_or_is_larger_than_any_picture_is_told_of(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"^the folder cannot be read \(No such file.*Choose another\.$"):
+        Folder(str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"^'1.png' cannot be read \(No such file"):
+        read_picture(str(tmp_path / "1.png"))
+    cv2.imwrite(str(tmp_path / "1.png"), numbered(1)[0])
+    monkeypatch.setattr("blade.video.source.MOST_BYTES", 10)
+    with pytest.raises(ValueError, match=r"^'1.png' cannot be read as a picture: it has .* GiB"):
+        read_picture(str(tmp_path / "1.png"))
 
 
 def test_pictures_of_every_kind_give_their_colours(tmp_path):
