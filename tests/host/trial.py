@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from blade.video.save import FFV1, H264, save_video
+from blade.video.whole import Unwritable
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST, LARGEST = 30, 2**30  # seconds of processor time, and bytes above the peak so far, that one example may take
@@ -99,7 +100,7 @@ class Trial:
 def check_sentence(error: ValueError, title: str) -> None:
     """An error is ours if it begins with a node's title, and what it tells was found out by our code rather than by a library's."""
     first: BaseException = error
-    while type(first.__cause__) is ValueError:
+    while type(first.__cause__) in (ValueError, Unwritable):
         first = first.__cause__
     trace = first.__traceback__
     assert trace is not None
