@@ -96,10 +96,11 @@ def grow_mask(mask: Tensor, pixels: int) -> Tensor:
 
 
 def feather(mask: Tensor, pixels: float) -> Tensor:
-    """Softens the outline by a Gaussian of that standard deviation. [frames, height, width]"""
+    """Softens the outline by a Gaussian of that standard deviation. [frames, height, width] in 0..1"""
     if pixels == 0:
         return mask
-    return torch.from_numpy(np.stack([cv2.GaussianBlur(frame, (0, 0), pixels, borderType=cv2.BORDER_REPLICATE) for frame in mask.numpy()]))
+    blurred = [cv2.GaussianBlur(frame, (0, 0), pixels, borderType=cv2.BORDER_REPLICATE) for frame in mask.numpy()]
+    return torch.from_numpy(np.stack(blurred)).clamp_(0, 1)  # the Gaussian's weights sum to 1 only to rounding
 
 
 def fade_out(mask: Tensor, pixels: float) -> Tensor:

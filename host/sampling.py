@@ -44,12 +44,13 @@ def unet_family(model) -> str:
     )
 
 
-def check_prompt(model, conditioning: list) -> None:
-    """Raises ValueError for CONDITIONING that a U-Net cannot read: none, of another family's text encoder, or not finite."""
+def check_prompt(model, conditioning: list, frames: int) -> None:
+    """Raises ValueError for CONDITIONING that a U-Net cannot read for so many frames: none, of another family's text encoder, not finite, or with masks
+    that core cannot repeat over the clip."""
     if not conditioning:
         raise ValueError("there is no prompt in it. Connect one, such as that of a Prompt (BLADE) node.")
     width = model.model.model_config.unet_config.get("context_dim")
-    for embedding, _ in conditioning:
+    for embedding, options in conditioning:
         if embedding.ndim != 3 or 0 in embedding.shape or width not in (None, embedding.shape[-1]):
             raise ValueError(
                 f"its embedding is {list(embedding.shape)}, but this model reads [1, tokens, {width}]. Encode the text with the CLIP of the "
@@ -57,6 +58,9 @@ def check_prompt(model, conditioning: list) -> None:
             )
         if not torch.isfinite(embedding).all():
             raise ValueError("its embedding holds values that are not finite (NaN or infinity). Look at the weights of its words.")
+        mask = options.get("mask")
+        if mask is not None and mask.ndim > 2 and (not len(mask) or frames % len(mask)):
+            raise ValueError(f"its mask has {len(mask)} frames, but the clip has {frames}. Give one mask, or one for each frame.")
 
 
 def sigma_table(model) -> Tensor:

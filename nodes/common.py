@@ -87,12 +87,12 @@ def check_trajectory(node: str, trajectory: Trajectory) -> None:
             raise ValueError(f"{error}. Invert the clip again.") from error
 
 
-def check_prompts(node: str, model, **prompts: list | None) -> None:
-    """Raises ValueError for CONDITIONING, by its input's name, that this MODEL cannot read. None is left out."""
+def check_prompts(node: str, model, frames: int, **prompts: list | None) -> None:
+    """Raises ValueError for CONDITIONING, by its input's name, that this MODEL cannot read for so many frames. None is left out."""
     for name, conditioning in prompts.items():
         if conditioning is not None:
             with naming(node, name):
-                check_prompt(model, conditioning)
+                check_prompt(model, conditioning, frames)
 
 
 def check_model(node: str, model, trajectory: Trajectory) -> str:

@@ -203,7 +203,7 @@ class Pass:
     ):
         self.trajectory, self.sigmas, steps = trajectory, sigmas, len(sigmas) - 1
         for edit in edits:
-            check_prompts(edit.title, model, target=edit.target)
+            check_prompts(edit.title, model, trajectory.frames, target=edit.target)
         self.masks = [edit.step_mask(trajectory, sigmas) for edit in edits]
         held = [
             Layer(mask.at_step, edit.renoise, self.consensus(mask, consensus, percent_to_sigma(model, until)))

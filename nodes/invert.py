@@ -128,10 +128,10 @@ class DDIMInvert(io.ComfyNode):
     ) -> io.NodeOutput:
         with naming(TITLE, "model"):
             family = unet_family(model)
-        check_prompts(TITLE, model, source=source, null_prompt=null_prompt)
         samples = latent["samples"]
         with naming(TITLE, "latent"):
             check_latent(samples, model.model.latent_format.latent_channels)
+        check_prompts(TITLE, model, len(samples), source=source, null_prompt=null_prompt)
         samples = samples.float()
         sigmas, schedule = (grid_to_walk(model, steps, schedule, depth), schedule) if sigmas is None else (sigmas.float().cpu(), "sigmas")
         with naming(TITLE, "sigmas" if schedule == "sigmas" else "steps"):

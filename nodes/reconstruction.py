@@ -55,7 +55,7 @@ class ReconstructionCheck(io.ComfyNode):
         if vae is not None:
             with naming(TITLE, "vae"):
                 check_vae(vae)
-        check_prompts(TITLE, model, source=source)
+        check_prompts(TITLE, model, trajectory.frames, source=source)
         sigmas = trajectory.sigmas.flip(0)
         job = Job(model, trajectory.latents.shape[1:], trajectory.steps, warning=join(warning, prompt_warning(source, trajectory)))
         with naming(TITLE, "trajectory"):

@@ -196,7 +196,7 @@ class BlendedSampler(io.ComfyNode):
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
         warning = check_model(TITLE, model, trajectory)
-        check_prompts(TITLE, model, negative=negative, source=source)
+        check_prompts(TITLE, model, trajectory.frames, negative=negative, source=source)
         with naming(TITLE, "steps"):
             sigmas = trajectory.grid(steps, start)
         own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)

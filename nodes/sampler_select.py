@@ -73,7 +73,7 @@ class BlendedSamplerSelect(io.ComfyNode):
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
         check_model(TITLE, model, trajectory)
-        check_prompts(TITLE, model, source=source)
+        check_prompts(TITLE, model, trajectory.frames, source=source)
         if not edits:
             raise ValueError(f"{TITLE}, input edits: there is none. Connect an Edit (BLADE) node.")
         check_structure(TITLE, edits, source)

@@ -231,3 +231,11 @@ def test_a_thing_one_pixel_wide_stays_whole_and_a_soft_mask_at_least_as_it_was()
     assert (fade_out(mask, 6.0)[0, :, 16] == 1).all()
     soft = torch.linspace(0, 1, 32).expand(1, 32, 32).contiguous()
     assert torch.equal(fade_out(soft, 0), soft) and (fade_out(soft, 4.0) >= soft).all()
+
+
+@pytest.mark.parametrize("pixels", [1.0, 6.0, 20.0])
+def test_a_feathered_mask_stays_within_its_range(pixels):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 10:, 5:] = 1
+    softened = feather(mask, pixels)
+    assert (float(softened.min()) >= 0, float(softened.max()) <= 1) == (True, True)

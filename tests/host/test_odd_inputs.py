@@ -137,6 +137,7 @@ def test_a_prompt_whose_weights_cannot_be_read_is_refused(nodes, studio, text, s
         ([], "there is no prompt in it"),
         ([[torch.zeros(1, 77, 768), {}]], r"its embedding is \[1, 77, 768\], but this model reads \[1, tokens, 64\]"),
         ([[torch.full((1, 77, 64), math.nan), {}]], "its embedding holds values that are not finite"),
+        ([[torch.zeros(1, 77, 64), {"mask": torch.ones(2, 64, 64)}]], "its mask has 2 frames, but the clip has 3"),
     ],
 )
 def test_a_prompt_of_another_models_text_encoder_is_refused(nodes, studio, prompt, sentence):
