@@ -68,7 +68,7 @@ class Kept:
 def code_fingerprint() -> str:
     """Changes with the code that makes an edit or measures it, and with the demo's checkpoints."""
     digest = hashlib.sha256()
-    for folder in ("attention", "blending", "inversion", "host", "nodes", "metrics", "benchmarks", "demo"):
+    for folder in ("attention", "blending", "inversion", "host", "nodes", "metrics", "video", "benchmarks", "demo"):
         for path in sorted((ROOT / folder).glob("*.py")):
             digest.update(path.read_bytes())
     for path in sorted((ROOT / "demo").glob("*.safetensors")):
