@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,9 +51,10 @@ def file_limit(size: int) -> Iterator[None]:
 
 
 def run(code: str, *arguments: object) -> str:
-    """What a program prints that has the pack as `blade`; its sys.argv[2:] are the arguments."""
+    """What a program prints that has the pack as `blade`; its sys.argv[2:] are the arguments. It works in one thread: in a forked process OpenMP would
+    wait forever for the threads that stayed behind."""
     command = [sys.executable, "-c", PACK + code, str(ROOT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert not done.returncode, done.stderr
     return done.stdout
 
