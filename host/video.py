@@ -19,7 +19,7 @@ def video_source(video) -> Source:
         return Film(video.get_stream_source())
     parts = video.get_components()
     images, (waveform, rate), fps = parts.images, sound_of(parts.audio), float(parts.frame_rate)
-    if not len(images):
+    if images.ndim == 4 and not len(images):
         raise ValueError("it has no frames. Connect another.")
     if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (3, 4):
         raise ValueError(f"the shape of its frames is {list(images.shape)}, not [frames, height, width, 3]. Connect another.")

@@ -215,6 +215,8 @@ def opened(file: str | io.BytesIO) -> Iterator[tuple]:
     with reading(file) as container:
         if not container.streams.video:
             raise ValueError("the file holds no video stream. Choose another.")
+        if container.streams.video[0].codec_context is None:
+            raise ValueError("its video is of a kind that cannot be decoded. Choose another, or convert it to H.264.")
         yield container, container.streams.video[0]
 
 
@@ -318,6 +320,8 @@ def heard(container, stream, origin: float, begin: float, end: float) -> tuple[n
     """An audio stream from `begin` to `end` seconds after `origin`, as Source.sound gives it.
 
     Reads the file from shortly before `begin` to its end."""
+    if stream.codec_context is None:
+        raise ValueError("its sound is of a kind that cannot be decoded. Convert it, or take the sound out of the file.")
     rate = stream.rate
     if not 0 < rate <= MOST_SAMPLES:
         raise ValueError(f"its sound claims {rate} samples a second. Convert it, or take the sound out of the file.")

@@ -211,6 +211,7 @@ def test_sigmas_that_rise_are_refused_by_the_sampler(studio, box):
     ("images", "rate", "sentence"),
     [
         (torch.zeros(2, 16, 16, 1), 8, r"the shape of its frames is \[2, 16, 16, 1\]"),
+        (torch.tensor(0.5), 8, r"the shape of its frames is \[\]"),
         (torch.full((2, 16, 16, 3), math.nan), 8, "a frame holds values that are not finite"),
         (torch.zeros(2, 16, 16, 3), 0, "the frame rate is 0"),
     ],

@@ -212,6 +212,17 @@ def test_a_sound_alone_is_no_clip(tmp_path):
         Film(str(tmp_path / "a.wav"))
 
 
+@pytest.mark.parametrize(("kind", "sentence"), [(b"apch", "its video is of a kind"), (b"in24", "its sound is of a kind")])
+def test_a_kind_of_video_or_sound_that_nothing_here_decodes_is_refused(tmp_path, kind, sentence):
+    path = tmp_path / "a.mov"
+    save_video(path, [np.zeros((3, 32, 32, 3), np.uint8)], 8, PRORES, waveform=torch.zeros(1, 3000), sample_rate=8000)
+    content = path.read_bytes()
+    assert kind in content
+    path.write_bytes(content.replace(kind, b"zzzz"))
+    with pytest.raises(ValueError, match=rf"^{sentence} that cannot be decoded\. "):
+        load_clip(str(path))
+
+
 def test_a_file_that_promises_pictures_and_has_none_is_refused(tmp_path):
     with av.open(str(tmp_path / "a.avi"), "w") as file:
         stream = file.add_stream("mpeg4", rate=10)
