@@ -163,9 +163,8 @@ def temporal_attention(
         k, v = (torch.cat(pair, 1) for pair in zip(carried.take(layer, conds, k.device), (k, v), strict=True))
     if batch.keep and carried is not None:
         carried.put(layer, conds, pick(k, batch.keep), pick(v, batch.keep))
-    if not apart and all(
-        seen == batch.seen[0] for seen in batch.seen
-    ):  # all see the same: one long sequence of queries, and no copies of keys
+    alike = all(seen == batch.seen[0] for seen in batch.seen)
+    if alike and not apart:  # one long sequence of queries, and no copies of keys
         k, v = (rearrange(pick(t, batch.seen[0]), "c s n d -> c (s n) d") for t in (k, v))
         return rearrange(attend(rearrange(q, "(c f) n d -> c (f n) d", f=frames), k, v), "c (f n) d -> (c f) n d", f=frames)
     flat = tuple(position for seen in batch.seen for position in seen)

@@ -41,17 +41,9 @@ IN_A_PROCESS_OF_ITS_OWN = {  # the disk is full to the whole server; a killed on
     DISK: ("storage.passing", "trajectory.passing", "decoding.decode", "film.passing"),
     KILLED: ("encoding.encode", "inversion.unet", "sampling.unet", "decoding.decode", "film.passing"),
 }
-AT_ONCE = (
-    "temp",
-    "open",
-    "threads",
-    "hooks",
-    "host",
-    "torch",
-    "options",
-    "injected",
-)  # of the state: what is right as soon as a run has ended
-AFTERWARDS = (*AT_ONCE, "objects")  # and once the same things are cached
+# Of the state: what is right as soon as a run has ended, and what once the same things are cached
+AT_ONCE = ("temp", "open", "threads", "hooks", "host", "torch", "options", "injected")
+AFTERWARDS = (*AT_ONCE, "objects", "tensors")
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,9 @@ def check_prompt(model, conditioning: list, frames: int) -> None:
         if not torch.isfinite(embedding).all():
             raise ValueError("its embedding holds values that are not finite (NaN or infinity). Look at the weights of its words.")
         mask = options.get("mask")
-        if (
-            mask is not None and mask.ndim > 2 and (not len(mask) or (len(mask) < frames and frames % len(mask)))
-        ):  # more are left out by core
-            raise ValueError(f"its mask has {len(mask)} frames, but the clip has {frames}. Give one mask, or one for each frame.")
+        masks = len(mask) if mask is not None and mask.ndim > 2 else 1
+        if masks == 0 or (masks < frames and frames % masks):  # what is more, core leaves out
+            raise ValueError(f"its mask has {masks} frames, but the clip has {frames}. Give one mask, or one for each frame.")
 
 
 def sigma_table(model) -> Tensor:

@@ -61,7 +61,7 @@ class LatentComposite(io.ComfyNode):
     def execute(
         cls, latent, vae, source: torch.Tensor, mask: torch.Tensor, grow: int = 2, reach: int = 1, rounds: int = 2, chunk_frames: int = 0
     ) -> io.NodeOutput:
-        samples = latent["samples"].float()
+        samples = latent["samples"]
         with naming(TITLE, "latent"):
             check_latent(samples)
         samples = samples.float()

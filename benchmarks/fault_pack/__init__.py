@@ -28,9 +28,8 @@ from aiohttp import web
 from server import PromptServer
 
 HOST = ("comfy.", "comfy_extras.", "comfy_execution.", "execution", "folder_paths", "latent_preview", "nodes", "torch.nn.functional")
-ROOM = (
-    12 * 1024
-)  # bytes that the server's log, and so any file, may still grow once the disk is "full": less than any of the edit's files takes
+# Bytes that the server's log, and so any file, may still grow once the disk is "full": less than any of the edit's files takes
+ROOM = 12 * 1024
 
 
 class Fault:
@@ -193,6 +192,12 @@ def packs_objects() -> dict[str, int]:
     return dict(sorted(alive.items()))
 
 
+def bytes_of_tensors() -> int:
+    """What all tensors hold that Python can reach, weights too; on a GPU this would be its memory."""
+    alive = (found.untyped_storage() for found in gc.get_objects() if issubclass(type(found), torch.Tensor))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values())
+
+
 def structure(value: object, depth: int = 0) -> object:
     """What a MODEL's options are made of: keys, sizes and the very objects."""
     if isinstance(value, dict) and depth < 8:
@@ -240,17 +245,16 @@ def state() -> dict:
         "fired": FAULT.fired,
         "calls": FAULT.calls,
         "resident": process.memory_info().rss,
-        "device": torch.cuda.memory_allocated() if torch.cuda.is_available() else 0,
         "temp": sorted(path.name for path in places[0].rglob("*") if path.is_file() and path.suffix != pictures),
         "open": sorted(file.path for file in process.open_files() if any(Path(file.path).is_relative_to(folder) for folder in places)),
         "threads": sorted(re.sub(r"[-_\d]+", "", thread.name) for thread in threading.enumerate() if "asyncio" not in thread.name),
         "objects": packs_objects(),
+        "tensors": bytes_of_tensors(),
         "options": {name: structure(model.model_options) for name, model in OPENED.items()},
         "injected": {name: [bool(model.patches), len(model.injections), len(model.callbacks)] for name, model in OPENED.items()},
         "hooks": {name: hooks_of(model.model) for name, model in OPENED.items()},
         "host": hashlib.sha256(repr(host_functions()).encode()).hexdigest(),
         "torch": [torch.get_num_threads(), str(torch.get_default_dtype()), torch.are_deterministic_algorithms_enabled()],
-        "interrupted": comfy.model_management.processing_interrupted(),
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.fault_cells import AT_ONCE, CANCEL, EXCEPTION, MEMORY, NAN, Fresh, in_one_server
-from benchmarks.fault_graph import FaultHost, graph, prepare
+from benchmarks.fault_graph import FaultHost, graph, node, prepare
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,11 @@ def test_a_fault_that_does_not_happen_is_told(host, fresh, nonces):
 
 
 def test_what_a_run_leaves_behind_is_told(host, fresh, nonces):
-    """Planted: part of a file, a file in the temp folder, and a result of other bits."""
+    """Planted: part of a file, a file in the temp folder, a result of other bits, and one more, which ComfyUI keeps."""
     prompt = graph(next(nonces))
     prompt["edited"]["inputs"]["cfg"] = 3.0
+    prompt["left"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+    prompt["digest of left"] = node("FaultDigest", value=["left", 0])
     (host.base / "output" / "faults").mkdir(exist_ok=True)
     (host.base / "output" / "faults" / "half.mkv").write_bytes(b"RIFF")
     left = host.base / "temp" / "left.bin"
@@ -58,5 +60,6 @@ def test_what_a_run_leaves_behind_is_told(host, fresh, nonces):
         left.unlink()
     assert any(told.startswith("file faults/half.mkv: cannot be read") for told in fresh.unlike(ran, ()))
     assert next(told.split(":")[0] for told in fresh.unlike(ran, AT_ONCE)) == "temp"
+    assert ran.state["tensors"] - fresh.state["tensors"] == 4 * 4 * 8 * 8
     assert "digest of edited differs" in fresh.missed(ran)
     assert "digest of latent differs" not in fresh.missed(ran)
