@@ -8,7 +8,7 @@ nox -s lint            ruff and mypy
 nox -s ui              ComfyUI's page with the pack, the demo checkpoint, clips and workflows, until Ctrl-C
 nox -s train           trains the demo checkpoint anew
 nox -s figures         measures the demo checkpoint
-nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (75 to 110 minutes)
+nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (just under two hours)
 nox -s bench_speed     time and memory, as ratios; tables and a picture in out/bench/ (75 minutes)
 nox -s faults          faults at every stage, cancellations, a soak, fuzzing; a table in out/faults/ (about three quarters of an hour)
 nox -s bench_footage   your checkpoint on your clips: -- --checkpoint FILE --clips FOLDER, or --video FILE with two prompts
