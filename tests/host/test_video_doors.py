@@ -1,5 +1,6 @@
 """Encode Video and Decode Video: a chunk at a time, and the same as core's VAE nodes on the whole clip."""
 
+import copy
 import shutil
 from types import SimpleNamespace
 
@@ -60,6 +61,17 @@ def test_encoding_in_chunks_is_encoding_the_whole_clip(doors, vae, whole, chunk)
     latent, fps, audio, count, _ = doors.encode(vae, chunk=chunk)
     torch.testing.assert_close(latent["samples"], whole[1], rtol=1e-5, atol=1e-5)
     assert (fps, audio, count) == (8, None, 12)
+
+
+@pytest.mark.parametrize(("frames", "chunk", "side"), [(1, 0, 1024), (12, 1024, 320)])
+def test_frames_that_the_cpus_memory_cannot_hold_are_refused(doors, vae, monkeypatch, comfy, frames, chunk, side):
+    """The system had ended the process, and all that was in ComfyUI's queue with it."""
+    here = copy.copy(vae)
+    here.device = torch.device("cpu")
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 2**30)
+    sentence = rf"^Encode Video \(BLADE\), input vae: to encode {frames} frames of {side}x{side} pixels at once takes .* 1\.0 GiB are free"
+    with pytest.raises(ValueError, match=sentence):
+        doors.encode(here, chunk=chunk, side=side)
 
 
 def test_encoding_takes_the_stretch_that_load_video_takes(doors, vae, whole):
