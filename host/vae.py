@@ -15,7 +15,7 @@ from .job import give_back
 
 CHANNELS, CELL = 4, 8  # of the SD family's VAEs: channels of a latent, pixels a side of its cells
 LARGEST_CHUNK = 16  # frames; more at once are hardly faster
-LEAST = 0.25  # of the memory that a VAE's estimate asks for: three or four of its first layer's outputs, below which no CPU gets on
+LEAST = 0.25  # of the memory that a VAE's estimate asks for: three or four outputs of its widest layers at full size, below which no CPU gets on
 
 
 def check_vae(vae) -> None:
@@ -42,6 +42,22 @@ def check_latent(samples: Tensor, channels: int = CHANNELS) -> None:
     if not torch.isfinite(samples.float()).all():
         raise ValueError(
             "it holds values that are not finite (NaN or infinity). Make it again, with the model or the VAE that made it in fp32 if it overflows."
+        )
+
+
+def check_room(vae, step: str, shape: tuple[int, ...]) -> None:
+    """Raises ValueError where the CPU's memory cannot hold what one frame takes: the system would end the process. On a GPU core goes on in tiles.
+
+    step, shape: as for `fitting_chunk`. Of several frames core takes no more at once than fit."""
+    estimate = getattr(vae, f"memory_used_{step}", None)
+    if estimate is None or vae.device.type != "cpu":
+        return
+    needed, free = estimate(shape, vae.vae_dtype) * LEAST, comfy.model_management.get_free_memory(vae.device)
+    if needed > free:
+        height, width = (side * CELL if step == "decode" else side for side in shape[-2:])
+        raise ValueError(
+            f"to {step} one frame of {width}x{height} pixels on the CPU takes {needed / 2**30:.1f} GiB of memory or more, and "
+            f"{free / 2**30:.1f} GiB are free. Make the frames smaller, or close other programs."
         )
 
 
@@ -85,24 +101,10 @@ def decode_chunks(vae, samples: Tensor, chunk: int) -> Iterator[np.ndarray]:
         yield pixels.clamp(0, 1).mul_(255).round_().byte().numpy()
 
 
-def check_room(vae, frames: int, height: int, width: int) -> None:
-    """Raises ValueError where the CPU's memory cannot hold what encoding takes: the system would end the process. On a GPU core goes on in tiles."""
-    estimate = getattr(vae, "memory_used_encode", None)
-    if estimate is None or vae.device.type != "cpu":
-        return
-    needed, free = frames * estimate((1, 3, height, width), vae.vae_dtype) * LEAST, comfy.model_management.get_free_memory(vae.device)
-    if needed > free:
-        raise ValueError(
-            f"to encode {frames} frames of {width}x{height} pixels at once takes {needed / 2**30:.1f} GiB of memory or more, and {free / 2**30:.1f} GiB "
-            "are free. Make the frames smaller, or set chunk_frames to 1."
-        )
-
-
 def encode_finite(vae, pixels: Tensor, first: int = 0) -> Tensor:
     """Latents of a few frames, fp32 on the CPU. pixels: [frames, height, width, 3] in 0..1. first: the number of their first, for errors.
 
-    Raises ValueError where the VAE gives no numbers, or memory does not hold what it takes."""
-    check_room(vae, *pixels.shape[:3])
+    Raises ValueError where the VAE gives no numbers."""
     latents = vae.encode(pixels).float().cpu()
     if not torch.isfinite(latents).all():
         last = first + len(latents) - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io
 
-from ..host.vae import check_latent, check_vae, decode_chunks, fitting_chunk
+from ..host.vae import check_latent, check_room, check_vae, decode_chunks, fitting_chunk
 from ..video.load import Stretch
 from ..video.save import FFV1, GIF, H264, PRORES, VP9
 from ..video.source import Source
@@ -56,6 +56,8 @@ class DecodeVideo(io.ComfyNode):
         samples = samples.float()
         with naming(TITLE, "vae"):
             check_vae(vae)
+        with naming(TITLE, "latent"):
+            check_room(vae, "decode", (1, *samples.shape[1:]))
         height, width = samples.shape[-2] * CELL, samples.shape[-1] * CELL
         chunk = chunk_frames or fitting_chunk(vae, "decode", (1, *samples.shape[1:]))
 

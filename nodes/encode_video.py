@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..host.vae import check_vae, encode_chunks, fitting_chunk
+from ..host.vae import check_room, check_vae, encode_chunks, fitting_chunk
 from ..video.fit import CROP
 from ..video.load import Stretch, decode_frames, load_sound
 from .common import CATEGORY, checked, naming
@@ -66,6 +66,8 @@ class EncodeVideo(io.ComfyNode):
         with reading(TITLE, video):
             source = clip_source(video)
             size = stretch.fit(source).size
+        with naming(TITLE, "longest_side"):
+            check_room(vae, "encode", (1, 3, *size))
 
         def frames() -> Iterator[np.ndarray]:
             with reading(TITLE, video):

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..blending.composite import window
 from ..blending.latent_composite import composite_latents
 from ..host.job import frame_ticks
-from ..host.vae import check_latent, check_vae, decode_finite, encode_finite, fitting_chunk
+from ..host.vae import check_latent, check_room, check_vae, decode_finite, encode_finite, fitting_chunk
 from .common import CATEGORY, CELL, checked, naming
 from .composite import mask_of_edit
 from .encode_video import chunk_input
@@ -67,6 +67,8 @@ class LatentComposite(io.ComfyNode):
         samples = samples.float()
         with naming(TITLE, "vae"):
             check_vae(vae)
+        with naming(TITLE, "latent"):
+            check_room(vae, "decode", (1, *samples.shape[1:]))  # which takes more than to encode
         size = samples.shape[-2] * CELL, samples.shape[-1] * CELL
         with naming(TITLE, "source"):
             check_pictures(source)

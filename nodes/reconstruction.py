@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..host.frames import in_frame_batches
 from ..host.job import Job
 from ..host.sampling import latent_out, run_sampler, solver_function
-from ..host.vae import check_vae, decode_chunks, fitting_chunk
+from ..host.vae import check_room, check_vae, decode_chunks, fitting_chunk
 from ..host.words import words_of
 from ..inversion.ddim import check_finite
 from ..inversion.trajectory import Trajectory
@@ -55,6 +55,7 @@ class ReconstructionCheck(io.ComfyNode):
         if vae is not None:
             with naming(TITLE, "vae"):
                 check_vae(vae)
+                check_room(vae, "decode", (1, *trajectory.latents.shape[2:]))
         check_prompts(TITLE, model, trajectory.frames, source=source)
         sigmas = trajectory.sigmas.flip(0)
         job = Job(model, trajectory.latents.shape[1:], trajectory.steps, warning=join(warning, prompt_warning(source, trajectory)))

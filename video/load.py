@@ -101,18 +101,21 @@ def decode_frames(source: Source, stretch: Stretch = WHOLE) -> Iterator[np.ndarr
 
 
 def pictures_of(source: Source, stretch: Stretch, fitted) -> Iterator[np.ndarray]:
-    """The stretch's pictures, each as `fitted` makes it from the source's."""
+    """The stretch's pictures, each as `fitted` makes it from the source's: one that is repeated is made once, and is the same array."""
     total, given, size = 0, 0, (source.height, source.width)
+    made: tuple[Shown, np.ndarray] | None = None
     for number, shown in enumerate(at_rate(source, stretch)):
         total = number + 1
         if number >= stretch.start and (number - stretch.start) % stretch.every_nth == 0:
-            picture = shown.picture()
-            if picture.shape[:2] != size:
-                rows, columns = picture.shape[:2]
-                raise ValueError(
-                    f"its size changes at frame {number}, from {size[1]}x{size[0]} to {columns}x{rows} pixels. Choose a stretch before or after it."
-                )
-            yield fitted(picture)
+            if made is None or made[0] is not shown:
+                picture = shown.picture()
+                if picture.shape[:2] != size:
+                    rows, columns = picture.shape[:2]
+                    raise ValueError(
+                        f"its size changes at frame {number}, from {size[1]}x{size[0]} to {columns}x{rows} pixels. Choose a stretch before or after it."
+                    )
+                made = shown, fitted(picture)
+            yield made[1]
             given += 1
         if stretch.count and given == stretch.count:
             return

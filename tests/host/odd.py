@@ -44,8 +44,9 @@ def set_there(widget) -> st.SearchStrategy:
     return st.just(widget.default) | st.just(widget.default) | st.floats(low, high) | st.sampled_from([widget.min, widget.max])
 
 
-def linked(widget) -> st.SearchStrategy:
-    """What another node's output may bring in the widget's place: ComfyUI asks for its type alone."""
+def linked(widget, tamed: bool = False) -> st.SearchStrategy:
+    """What another node's output may bring in the widget's place: ComfyUI asks for its type alone. tamed: without the largest value that is
+    allowed, since the work that it orders is real work, of minutes and gigabytes."""
     from comfy_api.latest import io
 
     if isinstance(widget, io.Combo.Input):
@@ -53,7 +54,7 @@ def linked(widget) -> st.SearchStrategy:
     if isinstance(widget, io.Boolean.Input):
         return st.booleans()
     if isinstance(widget, io.Int.Input):
-        return st.sampled_from([widget.min - 1, widget.max + 1, widget.max, *NASTY_INTS])
+        return st.sampled_from([widget.min - 1, widget.max + 1, *NASTY_INTS, *([] if tamed else [widget.max])])
     if isinstance(widget, io.Float.Input):
         return st.sampled_from([widget.min - 0.01, widget.max + 1, *NASTY_FLOATS])
     return st.sampled_from(["\ud800", "\udfff half"])
@@ -67,7 +68,7 @@ def settings_of(draw, node, skip: tuple[str, ...] = (), **tame: st.SearchStrateg
     widgets = [given for given in node.define_schema().inputs if isinstance(given, io.WidgetInput) and given.id not in skip]
     odd = draw(st.sampled_from([None] * 3 * len(widgets) + widgets)) if widgets else None
     return {
-        widget.id: draw(linked(widget) if widget is odd else tame[widget.id] if widget.id in tame else set_there(widget))
+        widget.id: draw(linked(widget, widget.id in tame) if widget is odd else tame[widget.id] if widget.id in tame else set_there(widget))
         for widget in widgets
     }
 

@@ -121,6 +121,14 @@ def test_decoding_holds_one_frame_at_a_time(tmp_path):
     assert first() is None
 
 
+def test_a_repeated_frame_is_made_once(tmp_path, monkeypatch):
+    made, real = [], Film.picture
+    monkeypatch.setattr(Film, "picture", lambda film, frame: made.append(1) or real(film, frame))
+    clip = load_clip(write_clip(tmp_path / "a.mp4", frames=3), Stretch(fps=24, longest_side=96))
+    assert values(clip) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert len(made) == 3
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])  # one names its number of frames, the other its duration
 @pytest.mark.parametrize("stretch", [(0, 0, 1, 0), (3, 0, 2, 24), (1, 2, 3, 0), (4, 50, 1, 0)])
 def test_the_header_tells_what_decoding_gives(tmp_path, suffix, stretch):
