@@ -137,3 +137,8 @@ def temporal(model, batch_frames=0, *kinds):
 
     chosen = [kind in kinds for kind in ("self", "first", "previous", "next", "middle", "all")]
     return TemporalAttention.execute(model, *chosen, 0, 1.0, "all", 0.0, 1.0, batch_frames).result[0]
+
+
+def changed(studio, latents, trajectory=None):
+    """The cells that are not the clip's to the bit: the mask. [frames, h, w] of bool"""
+    return (latents != studio.clips_own(trajectory)).any(1)
