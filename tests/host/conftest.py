@@ -49,12 +49,18 @@ def comfy(comfy_folder):
 
 
 @pytest.fixture(scope="module")
-def studio(comfy, checkpoint):
-    """What an artist does, on the demo checkpoint."""
+def one_thread():
+    """Clips this small pass faster on one thread, the more so where the machine has other work."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # clips this small pass faster so
-    yield Studio(comfy, checkpoint)
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def studio(comfy, checkpoint, one_thread):
+    """What an artist does, on the demo checkpoint."""
+    return Studio(comfy, checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,6 @@ BOX = (24, 88, 0, 72)  # the thing's own place and more of the picture's left
 EFFECT = 1e-3  # a mean difference of latents, whose deviation is about 1: far above rounding
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Clips this small pass faster so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def studio(comfy, checkpoint):
-    return Studio(comfy, checkpoint)
-
-
 @pytest.fixture(scope="module")
 def plain(studio):
     """What core samples of the unpatched model from the trajectory's top."""
@@ -383,7 +369,7 @@ def test_in_every_family_words_draw_masks_and_structure_and_several_edits_stay_i
 
 
 @pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-def half(request, comfy, checkpoint):
+def half(request, comfy, checkpoint, one_thread):
     return Studio(comfy, checkpoint, model_options={"dtype": request.param}), request.param
 
 

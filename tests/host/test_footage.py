@@ -18,13 +18,9 @@ NAMES = ("JPEGImages", "Annotations"), ("images", "bmasks")
 
 
 @pytest.fixture(autouse=True)
-def on_one_thread_of_the_cpu(comfy, monkeypatch):
-    """Clips this small pass faster so; and the host was imported for the CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def on_one_thread_of_the_cpu(comfy, one_thread, monkeypatch):
+    """The host was imported for the CPU."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write(pictures, masks, edit):

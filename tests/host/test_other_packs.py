@@ -31,11 +31,8 @@ HINDERED = "since another pack's patch on the model splits the frames"
 
 
 @pytest.fixture(scope="module")
-def studio(comfy, checkpoint):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # clips this small pass faster so
-    yield Studio(comfy, checkpoint, steps=2)
-    torch.set_num_threads(threads)
+def studio(comfy, checkpoint, one_thread):
+    return Studio(comfy, checkpoint, steps=2)
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,8 @@ OTHER = "two green squares by the blue sea"
 LONG, LONG_WORDS = "a red circle on grass and " * 20, {"circle": tuple(77 * (n // 75) + n % 75 + 1 for n in range(2, 120, 6))}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def host(comfy, checkpoint):
+def host(comfy, checkpoint, one_thread):
     """The host's parts that the tests below use, with the demo checkpoint loaded."""
     import comfy.context_windows
     import comfy.model_management

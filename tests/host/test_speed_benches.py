@@ -15,16 +15,12 @@ FRAMES, PIXELS, STEPS = 3, 128, 5
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread(comfy, comfy_folder):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # clips this small pass faster so
+def started(comfy, comfy_folder, one_thread):
     start_comfy(comfy_folder)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def bench(one_thread):
+def bench(started):
     return BlendingBench(FRAMES, PIXELS, TINY, STEPS)
 
 

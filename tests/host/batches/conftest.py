@@ -6,17 +6,8 @@ import torch
 from tests.host.batches.small_clip import CAUSAL, FRAMES, SIGMA
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Clips this small pass faster on one thread, the more so where the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def host(comfy, checkpoint):
+def host(comfy, checkpoint, one_thread):
     """The host's parts that the tests below use, with the demo checkpoint loaded."""
     import comfy.cldm.cldm
     import comfy.context_windows
