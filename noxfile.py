@@ -10,7 +10,7 @@ nox -s train           trains the demo checkpoint anew
 nox -s figures         measures the demo checkpoint
 nox -s bench_quality   edits against exact ground truth; tables and pictures in out/bench/ (just under two hours)
 nox -s bench_speed     time and memory, as ratios; tables and a picture in out/bench/ (75 minutes)
-nox -s faults          faults at every stage, cancellations, a soak, fuzzing; a table in out/faults/ (about three quarters of an hour)
+nox -s faults          faults at every stage, cancellations, a soak, fuzzing; a table in out/faults/ (about an hour)
 nox -s bench_footage   your checkpoint on your clips: -- --checkpoint FILE --clips FOLDER, or --video FILE with two prompts
 
 What follows `--` goes to the program that the session runs. COMFYUI_PATH names a ComfyUI to use instead of the pinned

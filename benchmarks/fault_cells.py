@@ -157,12 +157,14 @@ def name_of_a_part(name: str) -> bool:
 
 
 def run_cancellations(comfy: Path, base: Path, count: int, seed: int = 0) -> dict:
-    """The page's cancel button at random moments of the edit. After each the same prompt is run again; every fifth time all of it anew."""
-    base, stops, dirty = prepare(base), 0, list[str]()
+    """The page's cancel button at random moments, until so many edits were stopped by it: one in three or so has ended by then. After each the
+    same prompt is run again; every fifth time all of it anew."""
+    base, stops, late, dirty = prepare(base), 0, 0, list[str]()
     draw = random.Random(seed)
     with FaultHost(comfy, base, log=base / "cancellations.log", cpu=True) as host:
         fresh = Fresh.of(host)
-        for nonce in range(1, count + 1):
+        while stops < count and late <= 2 * count:  # where a cancellation stopped nothing, this would never end
+            nonce = stops + late + 1
             moment = draw.uniform(0, fresh.seconds)
             button = threading.Timer(moment, host.interrupt)
             button.start()
@@ -173,7 +175,7 @@ def run_cancellations(comfy: Path, base: Path, count: int, seed: int = 0) -> dic
             dirt = fresh.unlike(ran, AT_ONCE) if stopped else fresh.missed(ran)
             after = host.edit(graph(nonce if nonce % 5 else -nonce))
             dirt += fresh.missed(after) + fresh.unlike(after, AFTERWARDS)
-            stops += stopped
+            stops, late = stops + stopped, late + (not stopped)
             dirty += [f"{moment:.2f} s: {what}" for what in dirt]
             print(f"cancelled at {moment:5.2f} s: {ran.outcome.error or 'finished':12} {'clean' if not dirt else dirt}", flush=True)
-    return {"count": count, "stopped": stops, "dirt": dirty}
+    return {"stopped": stops, "late": late, "dirt": dirty}

@@ -38,12 +38,13 @@ def cells(comfy: Path, out: Path, quick: bool) -> bool:
 
 
 def cancellations(comfy: Path, out: Path, quick: bool) -> bool:
-    found = run_cancellations(comfy, out / "base_cancellations", CANCELLATIONS // QUICK if quick else CANCELLATIONS)
+    count = CANCELLATIONS // QUICK if quick else CANCELLATIONS
+    found = run_cancellations(comfy, out / "base_cancellations", count)
     merge(
         out / "table.json",
-        {"random_cancellations": found["count"], "stopped_by_them": found["stopped"], "dirty_cancellations": found["dirt"]},
+        {"random_cancellations": found["stopped"], "late_cancellations": found["late"], "dirty_cancellations": found["dirt"]},
     )
-    return not found["dirt"]
+    return not found["dirt"] and found["stopped"] >= count
 
 
 def soak(comfy: Path, out: Path, quick: bool) -> bool:
@@ -71,8 +72,8 @@ def markdown(found: dict) -> str:
         lines += [f"| {' | '.join([stage, *(ends.get((stage, kind), '') for kind in kinds)])} |" for stage in STAGES.values()]
         lines += ["", f"{found['cells']} cells, {found['dirty_cells']} dirty."]
     if "random_cancellations" in found:
-        lines += ["", f"{found['random_cancellations']} cancellations at random moments ({found['stopped_by_them']} stopped the run, the others "
-                  f"came at its end), {len(found['dirty_cancellations'])} dirty."]  # fmt: skip
+        lines += ["", f"{found['random_cancellations']} edits stopped at random moments, and {found['late_cancellations']} that had ended by then; "
+                  f"{len(found['dirty_cancellations'])} dirty."]  # fmt: skip
     if "soak" in found:
         told = found["soak"]
         lines += ["", f"{told['edits']} edits on one server with {told['different_settings']} different settings: resident memory grows by "

@@ -72,6 +72,11 @@ def test_the_table_has_a_row_for_each_stage_and_names_what_is_dirty():
     assert table[-1] == "2 cells, 1 dirty."
 
 
+def test_the_table_counts_only_the_cancellations_that_stopped_an_edit():
+    table = markdown({"random_cancellations": 60, "late_cancellations": 22, "dirty_cancellations": ["1.00 s: threads"]})
+    assert table.strip() == "60 edits stopped at random moments, and 22 that had ended by then; 1 dirty."
+
+
 @pytest.mark.parametrize(
     ("sentence", "cell"),
     [("finished", "finished"), ("the server was killed", "old files whole"), ("RuntimeError", "the fault's own error")],
