@@ -157,7 +157,7 @@ def name_of_a_part(name: str) -> bool:
 
 
 def run_cancellations(comfy: Path, base: Path, count: int, seed: int = 0) -> dict:
-    """The page's cancel button at random moments, until so many edits were stopped by it: one in three or so has ended by then. After each the
+    """The page's cancel button at random moments, until so many edits were stopped by it; some have ended by then. After each the
     same prompt is run again; every fifth time all of it anew."""
     base, stops, late, dirty = prepare(base), 0, 0, list[str]()
     draw = random.Random(seed)
