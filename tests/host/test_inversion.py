@@ -275,6 +275,17 @@ def test_a_vae_that_gives_no_numbers_is_told_of_by_the_check(loaded, invert, che
         check(invert(), vae=loaded[2])
 
 
+def test_frames_that_the_cpus_memory_cannot_hold_are_refused_before_the_check_samples(loaded, invert, check, monkeypatch):
+    trajectory = invert()
+    monkeypatch.setattr(loaded[2], "device", torch.device("cpu"))
+    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: 2**20)
+    monkeypatch.setattr("blade.nodes.reconstruction.run_sampler", lambda *_: pytest.fail("it samples"))
+    with pytest.raises(
+        ValueError, match=r"^Reconstruction Check \(BLADE\), input vae: to decode one frame of 128x128 pixels on the CPU takes"
+    ):
+        check(trajectory, vae=loaded[2])
+
+
 def test_decoded_frames_are_measured_against_the_vaes_own(loaded, invert, check):
     _, _, report, _ = check(invert(**REFINED), vae=loaded[2])
     decoded = float(report.split("decoded: mean ")[1].split(" dB")[0])

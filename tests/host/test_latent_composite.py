@@ -104,6 +104,15 @@ def test_what_does_not_fit_is_refused_with_the_input(studio, wrong, sentence):
         composite(studio, **given)
 
 
+def test_frames_that_the_cpus_memory_cannot_hold_are_refused(studio, edited, source, monkeypatch):
+    monkeypatch.setattr(studio.vae, "device", torch.device("cpu"))
+    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: 2**20)
+    with pytest.raises(
+        ValueError, match=r"^Latent Composite \(BLADE\), input latent: to decode one frame of 128x128 pixels on the CPU takes"
+    ):
+        composite(studio, edited, source, studio.truth)
+
+
 def test_a_vae_that_decodes_to_no_numbers_is_named(studio, edited, source):
     class Broken:
         latent_channels, downscale_ratio, device, vae_dtype = 4, 8, torch.device("cpu"), torch.float32

@@ -121,6 +121,12 @@ def test_decoding_holds_one_frame_at_a_time(tmp_path):
     assert first() is None
 
 
+def test_the_largest_side_that_the_widget_allows_is_read(tmp_path):
+    clip = load_clip(write_clip(tmp_path / "a.mp4", frames=1, size=(64, 16)), Stretch(longest_side=8192))
+    assert clip.frames.shape == (1, 2048, 8192, 3)
+    assert values(clip) == [0]
+
+
 def test_a_repeated_frame_is_made_once(tmp_path, monkeypatch):
     made, real = [], Film.picture
     monkeypatch.setattr(Film, "picture", lambda film, frame: made.append(1) or real(film, frame))

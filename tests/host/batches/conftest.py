@@ -6,9 +6,8 @@ import torch
 from tests.host.batches.small_clip import CAUSAL, FRAMES, SIGMA
 
 
-@pytest.fixture(scope="module")
-def host(comfy, checkpoint, one_thread):
-    """The host's parts that the tests below use, with the demo checkpoint loaded."""
+def loaded(comfy, checkpoint, **options):
+    """The host's parts that the tests use, with the demo checkpoint loaded."""
     import comfy.cldm.cldm
     import comfy.context_windows
     import comfy.controlnet
@@ -26,7 +25,7 @@ def host(comfy, checkpoint, one_thread):
     class Host:
         config = UNET_CONFIG
         core, core_nodes, attention, frames = comfy, nodes, blade.host.attention, blade.host.frames
-        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False)
+        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, **options)
         latent = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
         @classmethod
@@ -72,6 +71,17 @@ def host(comfy, checkpoint, one_thread):
                 )  # fmt: skip
 
     return Host
+
+
+@pytest.fixture(scope="module")
+def host(comfy, checkpoint, one_thread):
+    return loaded(comfy, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def in_double(comfy, checkpoint, one_thread):
+    """With the U-Net in float64: batches of another size round otherwise, in fp32 by as much as 1e-5 on some CPUs."""
+    return loaded(comfy, checkpoint, model_options={"dtype": torch.float64})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.host.batches.small_clip import FRAMES, ROUNDING, SIZES, TWO, difference, spy_on_rows
+from tests.host.batches.small_clip import FRAMES, SIZES, TWO, check_batches, difference, spy_on_rows
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,11 @@ CONTROLS = {
 
 @pytest.mark.parametrize("variant", TWO)
 @pytest.mark.parametrize("images", CONTROLS.values(), ids=CONTROLS)
-def test_under_controlnets_batches_give_what_the_whole_clip_gives(host, plain, control_net, images, variant):
-    conds = controlled(host, plain, control_net, *images)
-    whole = host.once(host.temporal(variant, FRAMES), conds)
-    assert difference(host.once(host.temporal(variant, FRAMES), plain), whole) > 1e-3
-    for size in SIZES:
-        assert difference(host.once(host.temporal(variant, size), conds), whole) <= ROUNDING
+def test_under_controlnets_batches_give_what_the_whole_clip_gives(in_double, plain, control_net, images, variant):
+    conds = controlled(in_double, plain, control_net, *images)
+    whole, unsteered = (in_double.once(in_double.temporal(variant, FRAMES), each) for each in (conds, plain))
+    assert difference(unsteered, whole) > 1e-3
+    check_batches(in_double, conds, variant=variant)
 
 
 def test_under_a_controlnet_cond_and_uncond_still_share_a_batch(host, plain, control_net, monkeypatch):
