@@ -87,6 +87,59 @@ def test_a_file_replaces_a_link_and_not_what_it_leads_to(tmp_path):
     assert not (tmp_path / "near" / "a").is_symlink() and (tmp_path / "near" / "a").read_text() == "new"
 
 
+def denied(times):
+    """A step of the system that is denied so often, as on Windows while another program reads a new file; and how often it was tried."""
+    tried = []
+
+    def around(step):
+        def trying(*places, **options):
+            tried.append(places)
+            if len(tried) <= times:
+                raise PermissionError(errno.EACCES, "Access is denied")
+            return step(*places, **options)
+
+        return trying
+
+    return around, tried
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_last_step_that_is_denied_for_a_moment_is_taken_again(tmp_path, monkeypatch, step, folder):
+    around, tried = denied(3)
+    monkeypatch.setattr(os, step, around(getattr(os, step)))
+    with whole(tmp_path / "a") as made:
+        made.mkdir() if folder else None
+        (made / "0" if folder else made).write_text("new")
+    assert len(tried) == 4 and names(tmp_path) == ["a"]
+    assert (tmp_path / "a" / "0" if folder else tmp_path / "a").read_text() == "new"
+
+
+def test_work_whose_last_step_stays_denied_is_kept_where_the_sentence_says_and_never_taken_for_abandoned(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_module, "PATIENCE", 0.3)
+        patch.setattr(os, "replace", denied(10**6)[0](os.replace))
+        (tmp_path / "a").write_text("old")
+        with (
+            pytest.raises(Unwritable, match=r"'a' cannot be put in its place.*Access is denied.*move it there from") as caught,
+            whole(tmp_path / "a") as made,
+        ):
+            made.write_text("hours of work")
+    assert repr(str(made)) in str(caught.value)
+    for path in (*made.parent.iterdir(), made.parent):
+        os.utime(path, (OLD, OLD))
+    with whole(tmp_path / "b") as other:
+        other.touch()
+    assert made.read_text() == "hours of work" and (tmp_path / "a").read_text() == "old"
+
+
+def test_what_is_denied_while_the_work_goes_on_is_not_kept(tmp_path):
+    with pytest.raises(Unwritable, match="cannot be written"), whole(tmp_path / "a") as made:
+        made.write_text("half")
+        raise PermissionError(errno.EACCES, "Access is denied")
+    assert not names(tmp_path)
+
+
 def left(folder, number, old):
     """What a killed process leaves, with its last change as long ago as that."""
     place = folder / f".blade_{number:016x}.part" / "frames"
