@@ -10,7 +10,7 @@ from ..video.save import FFV1, GIF, H264, PRORES, VP9
 from ..video.source import Source
 from .common import CATEGORY, CELL, checked, naming
 from .encode_video import chunk_input
-from .save_video import audio_input, file_inputs, fit_input, write_video
+from .save_video import GRAPH, audio_input, file_inputs, fit_input, graph_of, write_video
 
 TITLE = "Decode Video (BLADE)"
 
@@ -33,6 +33,7 @@ class DecodeVideo(io.ComfyNode):
                 fit_input(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written.")],
+            hidden=list(GRAPH),
             is_output_node=True,
         )
 
@@ -65,5 +66,5 @@ class DecodeVideo(io.ComfyNode):
             with naming(TITLE, "vae"):
                 yield from decode_chunks(vae, samples, chunk)
 
-        path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit)
+        path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit, graph_of(cls.hidden))
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
+from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..host.job import frame_ticks
@@ -20,6 +23,8 @@ from ..video.whole import Unwritable
 from .common import CATEGORY, FitSocket, checked, naming, place
 
 TITLE = "Save Video (BLADE)"
+GRAPH = (io.Hidden.prompt, io.Hidden.extra_pnginfo)  # what graph_of wants
+TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # in JSON
 MOST_SHOWN = 16  # PNG frames in the node itself; the folder has all
 TOLD = {
     H264: "mp4 plays everywhere.",
@@ -46,6 +51,7 @@ class SaveVideo(io.ComfyNode):
                 fit_input(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written, for core's video nodes.")],
+            hidden=list(GRAPH),
             is_output_node=True,
         )
 
@@ -70,7 +76,7 @@ class SaveVideo(io.ComfyNode):
                 tick()
                 yield to_bytes(frame)[None]
 
-        path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit)
+        path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit, graph_of(cls.hidden))
         if format == PNG:  # a folder is no VIDEO
             video = InputImpl.VideoFromComponents(
                 Types.VideoComponents(images=frames, audio=audio, frame_rate=Fraction(float(fps)).limit_denominator(10_000))
@@ -119,6 +125,20 @@ def fit_input() -> io.Input:
     )
 
 
+def graph_of(hidden: io.HiddenHolder | None) -> dict[str, str]:
+    """The graph that runs, as core's own Save Video writes it into a file: dropped on the page, the file opens it. Nothing with --disable-metadata."""
+    if hidden is None or args.disable_metadata:
+        return {}
+    parts = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        parts["prompt"] = hidden.prompt
+    # the page counts the braces of a webm's graph, those of its texts too
+    return {
+        name: TEXT.sub(lambda text: text[0].replace("{", r"\u007b").replace("}", r"\u007d"), json.dumps(part))
+        for name, part in parts.items()
+    }
+
+
 def write_video(
     title: str,
     chunks: Iterable[np.ndarray],
@@ -129,9 +149,10 @@ def write_video(
     crf: int,
     audio: dict | None,
     fit: tuple[Source, Stretch] | None,
+    graph: dict[str, str],
 ) -> tuple[Path, ui.PreviewVideo | ui.SavedImages]:
     """Writes chunks of frames, uint8 RGB [frames, height, width, 3], by what file_inputs, audio_input and fit_input gave. size: height and width.
-    Returns the file or folder, and what the page shows of it. Everything is checked before the first chunk is asked for; errors name the node and the input."""
+    graph: what the file is to hold of graph_of. Returns the file or folder, and what the page shows of it. Everything is checked before the first chunk is asked for; errors name the node and the input."""
     with naming(title, "fps"):
         check_fps(fps)
     if fit:
@@ -142,12 +163,12 @@ def write_video(
         check_sides(format, *size)
     with naming(title, "audio"):
         waveform, sample_rate = sound_of(audio)
-        check_sound(waveform, sample_rate)
+        check_sound(waveform, sample_rate, format)
     with naming(title, "filename_prefix"):
         folder, name, counter, subfolder = place(filename_prefix, size[1], size[0])
     path = Path(folder, f"{name}_{counter:05}_{SUFFIX[format]}")
     with naming(title, "filename_prefix", Unwritable):
-        written = save_video(path, chunks, fps, format, crf, waveform, sample_rate)
+        written = save_video(path, chunks, fps, format, crf, waveform, sample_rate, graph)
     if format != PNG:
         return path, ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
     some = np.linspace(0, written - 1, min(written, MOST_SHOWN)).round().astype(int)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -23,10 +25,14 @@ from .whole import Unwritable, whole
 
 H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"
 PRORES, VP9, GIF = "mov (ProRes 422 HQ)", "webm (VP9)", "gif"
+PNG_HEAD = 33  # bytes of a PNG's signature and first chunk, after which others may follow
 SUFFIX = {H264: ".mp4", FFV1: ".mkv", PRORES: ".mov", VP9: ".webm", GIF: ".gif", PNG: ""}  # of a file's name, or of a folder's
 SLOWEST, FASTEST, FASTEST_SOUND = 0.001, 100_000, 768_000  # frames and samples a second, beyond which files or FFmpeg have no numbers
 LOUDEST = 1e6  # from about 1e12 on, AAC's encoder fails
-LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1")  # FFmpeg's own choice for 1 to 7 channels; PyAV carries no 8
+# of 1 to 8 channels; of FFmpeg's layouts of three and four those whose every channel has all frequencies
+LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")
+OPUS_LAYOUTS = (*LAYOUTS[:3], "quad", *LAYOUTS[4:])  # RFC 7845, section 5.1.1.2
+MOST_CHANNELS = 64  # of PCM, which takes channels that have no places in a room
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # ISO/IEC 14496-3, table 1.18
 OPUS_RATES = (48000, 24000, 16000, 12000, 8000)  # RFC 6716, section 2.1.3
 
@@ -39,6 +45,7 @@ def save_video(
     crf: int = 16,
     waveform: Tensor | None = None,
     sample_rate: int = 0,
+    metadata: Mapping[str, str] | None = None,
 ) -> int:
     """Encodes chunks of frames to `target` and returns how many frames there were.
 
@@ -49,14 +56,16 @@ def save_video(
         "gif": 256 colours a frame, no sound; its clock knows hundredths of a second.
         "mkv (FFV1, lossless)": the same RGB bits come back, and the same sound (PCM, fp32).
         "PNG frames (lossless)": a folder of 00000.png, 00001.png and so on, with the sound as sound.wav (PCM, fp32).
-    waveform: [channels, samples] in -1..1 at sample_rate, cut at the last frame's end.
+    waveform: [channels, samples] in -1..1 at sample_rate, cut at the last frame's end. 3 to 8 channels are taken in the order of FFmpeg's layouts 3.0,
+        4.0, 5.0, 5.1, 6.1 and 7.1; AAC and Opus take no more, and keep the lowest notes only of the fourth of 6, 7 or 8 (low frequencies).
+    metadata: text by name that the file holds, as tags of the container, or as tEXt chunks of each PNG; GIF has no place for it.
 
     All is written under another name beside `target` and takes its place at the end: whatever is raised meanwhile, by `chunks` too,
     leaves nothing half written and an earlier file as it was. Raises ValueError for no frames, frames of another kind or size, a folder
     that exists, and an fps or a sound that cannot be written; Unwritable where the system refuses to write."""
     target = Path(target)
     check_fps(fps)
-    check_sound(waveform, sample_rate)
+    check_sound(waveform, sample_rate, form)
     if form == PNG and os.path.exists(target):  # False for a name that the system does not take
         raise ValueError(f"there is already something at {target}. Give another name.")
     chunks = (chunk for chunk in map(check_chunk, chunks) if len(chunk))
@@ -68,18 +77,21 @@ def save_video(
     pictures, rate = chain.from_iterable(chain([first], chunks)), Fraction(float(fps)).limit_denominator(10_000)
     with whole(target) as made:
         if form == PNG:
-            return write_folder(made, pictures, (height, width), rate, waveform, sample_rate)
+            return write_folder(made, pictures, (height, width), rate, waveform, sample_rate, metadata or {})
         try:
-            return write_file(made, form, pictures, (height, width), rate, crf, waveform, sample_rate)
+            return write_file(made, form, pictures, (height, width), rate, crf, waveform, sample_rate, metadata or {})
         except av.FFmpegError as error:
             if isinstance(error, OSError):
                 raise
             raise Unwritable(f"{target.name!r:.80} cannot be written as {form} ({error.strerror}). Choose another format.") from error
 
 
-def write_file(path: Path, form: str, pictures: Iterable[np.ndarray], size, rate: Fraction, crf: int, waveform, sample_rate: int) -> int:
+def write_file(
+    path: Path, form: str, pictures: Iterable[np.ndarray], size, rate: Fraction, crf: int, waveform, sample_rate: int, metadata
+) -> int:
     coding = CODING[form]
     with av.open(str(path), "w", format=coding.container, options=coding.muxing) as file:
+        file.metadata.update(metadata)
         video = Pictures(file, coding, size, rate, crf)
         sound = Sound(file, coding, waveform, sample_rate) if waveform is not None and coding.sound else None
         for picture in pictures:
@@ -92,13 +104,14 @@ def write_file(path: Path, form: str, pictures: Iterable[np.ndarray], size, rate
     return video.written
 
 
-def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fraction, waveform, sample_rate: int) -> int:
+def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fraction, waveform, sample_rate: int, metadata) -> int:
     path.mkdir()
-    written = 0
+    written, texts = 0, b"".join(text_chunk(name, text) for name, text in metadata.items())
     for picture in pictures:
         check_size(picture, size, written)
         _, png = cv2.imencode(".png", picture[..., ::-1])  # imwrite fails on Windows where a path is not ASCII
-        (path / f"{written:05}.png").write_bytes(png.tobytes())
+        content = png.tobytes()
+        (path / f"{written:05}.png").write_bytes(content[:PNG_HEAD] + texts + content[PNG_HEAD:])
         written += 1
     if waveform is not None:
         with av.open(str(path / "sound.wav"), "w", format="wav") as file:
@@ -108,18 +121,29 @@ def write_folder(path: Path, pictures: Iterable[np.ndarray], size, rate: Fractio
     return written
 
 
+def text_chunk(name: str, text: str) -> bytes:
+    """A tEXt chunk (PNG specification, 11.3.4.3). Characters beyond Latin-1 become question marks; JSON escapes them before."""
+    content = b"tEXt" + name.encode("latin-1", "replace")[:79] + b"\0" + text.encode("latin-1", "replace")
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+
 def check_fps(fps: float) -> None:
     """Raises ValueError for what is no frame rate, or none that a file can tell."""
     if not SLOWEST <= fps <= FASTEST:
         raise ValueError(f"the frame rate is {fps}. Give one above 0, from {SLOWEST} to {FASTEST:,}.")
 
 
-def check_sound(waveform: Tensor | None, sample_rate: int) -> None:
-    """Raises ValueError for a sound that no file takes. waveform: [channels, samples]"""
+def check_sound(waveform: Tensor | None, sample_rate: int, form: str) -> None:
+    """Raises ValueError for a sound that the form does not take. waveform: [channels, samples]"""
     if waveform is None:
         return
-    if waveform.ndim != 2 or not 1 <= len(waveform) <= len(LAYOUTS):
-        raise ValueError(f"the sound's shape is {list(waveform.shape)}. Give [channels, samples] with 1 to {len(LAYOUTS)} channels.")
+    most = CODING.get(form, LOSSLESS).channels
+    if waveform.ndim != 2 or not 1 <= len(waveform) <= MOST_CHANNELS:
+        raise ValueError(f"the sound's shape is {list(waveform.shape)}. Give [channels, samples] with 1 to {MOST_CHANNELS} channels.")
+    if len(waveform) > most:
+        raise ValueError(
+            f"the sound has {len(waveform)} channels, and {form} takes {most}. Choose {PRORES}, {FFV1} or {PNG}, or mix the sound down first."
+        )
     if not isinstance(sample_rate, Integral) or not 1 <= sample_rate <= FASTEST_SOUND:
         raise ValueError(f"the sound's sample rate is {sample_rate}. Give a whole number above 0, up to {FASTEST_SOUND:,}.")
     reach = float(waveform.float().abs().max()) if waveform.numel() else 0.0
@@ -154,7 +178,8 @@ def check_chunk(chunk: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Coding:
     """How a file is written. pixels: FFmpeg's name of the pixel format. tagged: as BT.709 in limited range, and converted so. rates: those
-    of samples that the sound's codec takes (none: any; others become 48000). sound: its codec; none: no sound."""
+    of samples that the sound's codec takes (none: any; others become 48000). sound: its codec; none: no sound. bits: of the sound, a second and channel at
+    48000 samples; none: lossless. layouts: of 1, 2, ... channels; more have none. channels: how many there may be."""
 
     container: str
     video: str
@@ -164,15 +189,31 @@ class Coding:
     rates: tuple[int, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     muxing: dict[str, str] = field(default_factory=dict)
+    bits: int = 0
+    layouts: tuple[str, ...] = LAYOUTS
+    channels: int = MOST_CHANNELS
 
 
+# ComfyUI's page looks for the graph in user tags, within the first 64 MiB
+MP4 = {"movflags": "+faststart+use_metadata_tags"}
 LOSSLESS = Coding("matroska", "ffv1", "bgr0", False, "pcm_f32le", options={"level": "3", "slicecrc": "1"})
 CODING = {
-    H264: Coding("mp4", "libx264", "yuv420p", True, "aac", AAC_RATES, muxing={"movflags": "+faststart"}),
-    # a rate of 0 leaves the quality to crf alone; without row-mt and a faster setting VP9 takes ten times as long for the same picture
-    VP9: Coding("webm", "libvpx-vp9", "yuv420p", True, "libopus", OPUS_RATES, options={"b": "0", "row-mt": "1", "cpu-used": "4"}),
+    H264: Coding("mp4", "libx264", "yuv420p", True, "aac", AAC_RATES, muxing=MP4, bits=128_000, channels=8),
+    VP9: Coding(
+        "webm",
+        "libvpx-vp9",
+        "yuv420p",
+        True,
+        "libopus",
+        OPUS_RATES,
+        # a rate of 0 leaves the quality to crf alone; without row-mt and a faster setting VP9 takes ten times as long for the same picture
+        options={"b": "0", "row-mt": "1", "cpu-used": "4"},
+        bits=64_000,
+        layouts=OPUS_LAYOUTS,
+        channels=8,
+    ),
     # profile 3 is HQ; by name it is known to newer FFmpeg only
-    PRORES: Coding("mov", "prores_ks", "yuv422p10le", True, "pcm_s24le", options={"profile": "3", "vendor": "apl0"}),
+    PRORES: Coding("mov", "prores_ks", "yuv422p10le", True, "pcm_s24le", options={"profile": "3", "vendor": "apl0"}, muxing=MP4),
     GIF: Coding("gif", "gif", "pal8", False, ""),
     FFV1: LOSSLESS,
 }
@@ -239,16 +280,22 @@ class Sound:
 
     def __init__(self, file, coding: Coding, waveform: Tensor, sample_rate: int):
         self.file, self.rate, self.written = file, int(sample_rate), 0
-        self.samples = waveform.float().cpu().numpy()
-        self.layout = LAYOUTS[len(waveform) - 1]
+        self.samples, channels = waveform.float().cpu().numpy(), len(waveform)
+        self.layout = coding.layouts[channels - 1] if channels <= len(coding.layouts) else f"{channels}C"
         rate = self.rate if not coding.rates or self.rate in coding.rates else 48000
-        self.stream = file.add_stream(coding.sound, rate=rate, layout=self.layout)
+        # by itself FFmpeg puts 5 and 7 channels of Opus into the wrong places
+        options = {"mapping_family": "1"} if coding.sound == "libopus" and channels > 2 else {}
+        self.stream = file.add_stream(coding.sound, rate=rate, layout=self.layout, options=options)
+        if coding.bits:
+            self.stream.bit_rate = round(channels * rate * coding.bits / 48000)
 
     def write(self, until: Fraction) -> None:
         """Encodes what is heard before that time in seconds."""
         end = min(round(until * self.rate), self.samples.shape[1])
         if end > self.written:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(self.samples[:, self.written : end]), format="fltp", layout=self.layout)
+            # in planes PyAV's arrays end the process from 8 channels on
+            packed = np.ascontiguousarray(self.samples[:, self.written : end].T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self.layout)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.written, Fraction(1, self.rate)
             self.file.mux(self.stream.encode(frame))
             self.written = end

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from blade.video.load import load_clip
 from blade.video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, save_video
@@ -109,6 +110,86 @@ def test_mp4_carries_the_sound_in_its_place(tmp_path, rate, written):
     torch.testing.assert_close(clip.waveform[:, middle], tone(1, written, 2)[:, middle], rtol=0, atol=0.05)
 
 
+def chord(channels, rate=48000):
+    """One second; 100, 120, 140, ... Hz, which a channel of low frequencies takes too."""
+    tones = 100 + 20 * torch.arange(channels)[:, None]
+    return 0.3 * torch.sin(2 * torch.pi * tones * torch.arange(rate) / rate)
+
+
+def heard(path):
+    """The pitch of each channel in Hz, and the sample rate; the samples packed, since PyAV's arrays of planes end at seven."""
+    with av.open(str(path)) as file:
+        stream, packed = file.streams.audio[0], av.AudioResampler(format="flt")
+        samples = [part.to_ndarray().reshape(-1, stream.channels) for frame in file.decode(stream) for part in packed.resample(frame)]
+        rate = stream.rate
+    middle = np.concatenate(samples)[rate // 4 : rate // 4 + rate // 2]
+    return (np.abs(np.fft.rfft(middle, axis=0)).argmax(axis=0) * rate / len(middle)).tolist(), rate
+
+
+@pytest.mark.parametrize(
+    ("form", "channels"),
+    [(form, channels) for form in (H264, VP9) for channels in range(1, 9)]
+    + [(form, channels) for form in (PRORES, FFV1, PNG) for channels in (3, 8, 9, 16)],
+)
+def test_every_channel_of_the_sound_comes_back_in_its_place(tmp_path, form, channels):
+    save_video(tmp_path / "a", [noise(24)], 24, form, waveform=chord(channels), sample_rate=48000)
+    pitches, rate = heard(tmp_path / "a" / "sound.wav" if form == PNG else tmp_path / "a")
+    assert rate == 48000 and pitches == [100 + 20 * number for number in range(channels)]
+
+
+@pytest.mark.parametrize("form", [H264, VP9])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_three_and_four_channels_keep_their_high_notes(tmp_path, form, channels):
+    high = 0.3 * torch.sin(2 * torch.pi * 5000 * torch.arange(48000) / 48000).expand(channels, -1)
+    save_video(tmp_path / "a", [noise(24)], 24, form, waveform=high, sample_rate=48000)
+    assert heard(tmp_path / "a")[0] == [5000] * channels
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "expected"), [(48000, 1, 128_000), (48000, 2, 256_000), (48000, 6, 768_000), (16000, 2, 85_333)]
+)
+def test_the_bit_rate_of_aac_goes_by_channels_and_samples(tmp_path, rate, channels, expected):
+    loud = torch.rand(channels, 2 * rate, generator=torch.Generator().manual_seed(0)) - 0.5
+    save_video(tmp_path / "a.mp4", [noise(48, 16, 16)], 24, waveform=loud, sample_rate=rate)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        assert file.streams.audio[0].bit_rate == pytest.approx(expected, rel=0.15)
+
+
+def test_a_sound_that_a_gif_leaves_out_may_have_any_number_of_channels(tmp_path):
+    assert save_video(tmp_path / "a.gif", [noise()], 10, GIF, waveform=torch.zeros(12, 8000), sample_rate=8000) == 7
+
+
+GRAPH = {"prompt": '{"1": {"class_type": "A", "inputs": {"text": "\\u00e4 \\\\ {"}}}', "workflow": '{"nodes": []}'}
+
+
+@pytest.mark.parametrize("form", [H264, PRORES, VP9, FFV1])
+def test_metadata_lies_in_the_tags_of_a_video(tmp_path, form):
+    save_video(tmp_path / "a", [noise(3)], 24, form, metadata=GRAPH)
+    with av.open(str(tmp_path / "a")) as file:
+        found = {name.lower(): text for name, text in file.metadata.items()}  # Matroska's are in capitals
+    assert {name: found.get(name) for name in GRAPH} == GRAPH
+    save_video(tmp_path / "b", [noise(3)], 24, form)
+    with av.open(str(tmp_path / "b")) as file:
+        assert not {name.lower() for name in file.metadata} & GRAPH.keys()
+
+
+def test_metadata_of_png_frames_lies_in_each_as_text(tmp_path):
+    save_video(tmp_path / "a", [noise(3)], 24, PNG, metadata=GRAPH | {"\u20ac": "\u20ac"})
+    for path in sorted((tmp_path / "a").iterdir()):
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.text == GRAPH | {"?": "?"}
+    assert np.array_equal(back(tmp_path / "a")[1], noise(3))
+
+
+@pytest.mark.parametrize("form", [H264, PRORES])
+def test_the_tags_of_mp4_and_mov_lie_before_the_pictures(tmp_path, form):
+    """The page reads no more than the first 64 MiB."""
+    save_video(tmp_path / "a", [noise(24, 128, 128)], 24, form, metadata=GRAPH)
+    content = (tmp_path / "a").read_bytes()
+    assert content.index(GRAPH["workflow"].encode()) < content.index(b"mdat")
+
+
 def test_sound_shorter_than_the_frames_does_not_shorten_them(tmp_path):
     save_video(tmp_path / "a.mp4", [noise(24)], 24, waveform=tone(0.5, 16000), sample_rate=16000)
     assert len(back(tmp_path / "a.mp4")[1]) == 24
@@ -183,7 +264,13 @@ def test_a_cancelled_file_leaves_the_earlier_one_and_nothing_else(tmp_path):
         ([noise()], {"fps": float("nan")}, "frame rate is nan"),
         ([noise()], {"fps": 0}, "frame rate is 0"),
         ([noise()], {"waveform": torch.tensor([[0.0, float("inf")]]), "sample_rate": 8000}, "sound.*not finite"),
-        ([noise()], {"waveform": torch.zeros(9, 10), "sample_rate": 8000}, r"\[9, 10\].*1 to 7 channels"),
+        ([noise()], {"waveform": torch.zeros(65, 10), "sample_rate": 8000}, r"\[65, 10\].*1 to 64 channels"),
+        (
+            [noise()],
+            {"waveform": torch.zeros(9, 10), "sample_rate": 8000},
+            r"9 channels, and mp4 \(H.264\) takes 8\. Choose mov .*mix the sound down",
+        ),
+        ([noise()], {"waveform": torch.zeros(9, 10), "sample_rate": 8000, "form": VP9}, r"9 channels, and webm \(VP9\) takes 8"),
         ([noise()], {"waveform": torch.zeros(1, 10)}, "sample rate is 0"),
     ],
 )
