@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo.comfy_env import mend_torchvision
+from demo.comfy_env import mend_companions
 
-mend_torchvision()  # transformers and lpips import it
+mend_companions()  # transformers and lpips import it
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures, RGB
 # LPIPS's networks, by a tensor that torchvision's file of each has and the ones below do not

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demo.comfy_env import mend_torchvision
+from demo.comfy_env import mend_companions
 
-mend_torchvision()  # diffusers imports it
+mend_companions()  # diffusers imports it
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint  # noqa: E402
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # noqa: E402

@@ -9,18 +9,28 @@ from pathlib import Path
 import torch
 
 
-def mend_torchvision() -> None:
-    """A CPU-only torch beside a CUDA build of torchvision cannot load torchvision's compiled operators, and its import fails.
+def mend_companions() -> None:
+    """Makes torchvision and torchaudio importable where they were built for another torch, as PyPI's CUDA builds beside a CPU-only one:
+    their compiled parts do not load then, which ends their import.
 
-    Declaring the two operators that its Python part asks for is enough for ComfyUI, which calls neither.
-    With a matching pair this does nothing."""
+    ComfyUI uses what of them is written in Python. With a matching set this does nothing, and what is not installed stays missing."""
     try:
         import torchvision  # noqa: F401
+    except ImportError:
+        pass
     except RuntimeError:
         for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
             del sys.modules[name]
-        for operator in ("nms", "qnms"):
+        for operator in ("nms", "qnms"):  # its Python part asks for their schemas
             torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    try:
+        import torchaudio
+    except ImportError:
+        pass
+    except (OSError, RuntimeError):  # no library of that CUDA; or of another CUDA than torch's
+        # This module outlives the import that failed: the next one is told that there is no compiled part, which torchaudio allows.
+        sys.modules["torchaudio._extension.utils"]._load_lib = lambda name: False  # type: ignore[attr-defined]
+        import torchaudio  # noqa: F401
 
 
 def import_comfy(cpu: bool = True) -> Path:
@@ -31,7 +41,7 @@ def import_comfy(cpu: bool = True) -> Path:
     if not folder or not (Path(folder) / "comfy").is_dir():
         raise SystemExit(f"COMFYUI_PATH is {folder!r}: set it to a folder that holds ComfyUI (the one with main.py).")
     sys.path.insert(0, folder)
-    mend_torchvision()
+    mend_companions()
     from comfy.cli_args import args
 
     args.cpu = cpu

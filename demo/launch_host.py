@@ -11,7 +11,7 @@ import runpy
 import sys
 import threading
 
-from comfy_env import mend_torchvision
+from comfy_env import mend_companions
 
 
 def end_with_parent() -> None:
@@ -24,7 +24,7 @@ def end_with_parent() -> None:
 if __name__ == "__main__":
     threading.Thread(target=end_with_parent, daemon=True).start()
     folder, *flags = sys.argv[1:]
-    mend_torchvision()
+    mend_companions()
     import torch
 
     if not torch.cuda.is_available() and "--cpu" not in flags:
