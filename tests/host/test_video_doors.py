@@ -1,9 +1,11 @@
 """Encode Video and Decode Video: a chunk at a time, and the same as core's VAE nodes on the whole clip."""
 
 import copy
+import json
 import shutil
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -209,11 +211,72 @@ def test_a_vae_that_overflows_while_encoding_is_named_with_the_frames(doors, vae
         doors.encode(vae)
 
 
+PROMPT = {"9": {"class_type": "BLADE_SaveVideo", "inputs": {"text": 'an ä, a \\ and a "} {'}, "is_changed": [0.5]}}
+WORKFLOW = {"nodes": [{"id": 9, "title": "a brace: }"}], "version": 0.4}
+
+
+def tags(path):
+    with av.open(str(path)) as file:
+        return {name.lower(): text for name, text in file.metadata.items()}
+
+
+def as_run(node):
+    """A node as the host runs it, which tells it the graph."""
+    from comfy_api.latest import io
+
+    hidden = io.HiddenHolder("9", PROMPT, {"workflow": WORKFLOW}, None, None, None)
+    return type(node.__name__, (node,), {"hidden": hidden})
+
+
+@pytest.mark.parametrize("form", [H264, "webm (VP9)", FFV1, "mov (ProRes 422 HQ)"])
+def test_both_doors_out_write_the_graph_as_core_s_save_video_does(doors, vae, whole, form):
+    from comfy_extras.nodes_video import SaveVideo as CoreSaveVideo
+
+    from blade.nodes.decode_video import DecodeVideo
+    from blade.nodes.save_video import SaveVideo
+
+    with torch.inference_mode():
+        video = as_run(SaveVideo).execute(whole[0][:2], 8.0, "saved", form, 16).result[0]
+        as_run(DecodeVideo).execute({"samples": whole[1][:2]}, vae, 8.0, "decoded", form, 16, 0)
+    if form == H264:
+        as_run(CoreSaveVideo).execute(video, "core", "mp4", "h264")
+    for path in doors.output.iterdir():
+        found = tags(path)
+        assert json.loads(found["prompt"]) == PROMPT and json.loads(found["workflow"]) == WORKFLOW, path.name
+    assert len(written(doors)) == (3 if form == H264 else 2)
+
+
+def test_the_graph_s_texts_hold_no_brace_that_the_page_would_count(doors, vae, whole):
+    from blade.nodes.save_video import SaveVideo
+
+    as_run(SaveVideo).execute(whole[0][:2], 8.0, "saved", "webm (VP9)", 16)
+    found = tags(doors.output / "saved_00001_.webm")["workflow"]
+    assert found.count("{") == found.count("}") == 2
+
+
+def test_disable_metadata_is_honoured(doors, vae, whole, monkeypatch):
+    from comfy.cli_args import args
+
+    from blade.nodes.decode_video import DecodeVideo
+    from blade.nodes.save_video import SaveVideo
+
+    monkeypatch.setattr(args, "disable_metadata", True)
+    with torch.inference_mode():
+        as_run(SaveVideo).execute(whole[0][:2], 8.0, "saved", H264, 16)
+        as_run(DecodeVideo).execute({"samples": whole[1][:2]}, vae, 8.0, "decoded", H264, 16, 0)
+    assert len(written(doors)) == 2
+    assert not any({"prompt", "workflow"} & tags(doors.output / name).keys() for name in written(doors))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"fps": float("nan")}, "input fps.*nan"),
         ({"audio": {"waveform": torch.full((1, 1, 9), np.nan), "sample_rate": 8000}}, "input audio.*not finite"),
+        (
+            {"audio": {"waveform": torch.zeros(1, 9, 9), "sample_rate": 8000}, "form": H264},
+            "input audio.*9 channels, and mp4.*takes 8.*Choose mov",
+        ),
     ],
 )
 def test_what_the_file_cannot_hold_is_refused_with_the_input(doors, vae, whole, options, sentence):
