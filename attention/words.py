@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ WORD_END = "</w>"
 CHUNK = 77
 INVERSION = "embedding:"  # a textual inversion in a prompt, before its name
 MARKS = ":#"  # of choose's syntax
+JOINER = "\u200d"  # between the parts of one emoji
+UNKNOWN = ("Cn", "Co")  # Unicode's categories of what this Python's tables lack, such as a newer emoji
+LIKE = 0.6  # how much alike two words must be for a hint, difflib's own measure
 
 # CLIP's vocabulary writes each byte as one visible character. Source: openai/CLIP, simple_tokenizer.py, bytes_to_unicode.
 VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -54,36 +58,39 @@ class PromptWords:
     def occurrences(self, phrase: str, keep: str = "") -> list[tuple[int, ...]]:
         """Columns of each occurrence, in the prompt's order, of a word or of a run of words such as "sports car".
 
-        Only letters, digits and the marks in `keep` are compared, without case. A textual inversion is found as
-        "embedding:mycar" and, where nothing else of the prompt is called that, as "mycar"."""
-        wanted = letters(phrase, keep)
+        Case, spaces and punctuation do not count, but for the marks in `keep`; nor do symbols between the words of a phrase that has none.
+        Of a phrase of punctuation alone all of it counts. A textual inversion is found as "embedding:mycar" and, where nothing else of
+        the prompt is called that, as "mycar"."""
+        apart = "PS" if spelling(phrase) == spelling(phrase, "PS") else "P"
+        apart = apart if spelling(phrase) else ""
+        wanted = spelling(phrase, apart, keep)
 
-        def runs(texts: list[str]) -> list[tuple[int, ...]]:
-            found = []
-            for start in range(len(texts)):
+        def runs(texts: Iterable[str]) -> list[tuple[int, ...]]:
+            found, spelled = [], [spelling(text, apart, keep) for text in texts]
+            for start in range(len(spelled)):
                 joined, end = "", start
-                while end < len(texts) and len(joined) < len(wanted):
-                    joined += texts[end]
+                while end < len(spelled) and len(joined) < len(wanted):
+                    joined += spelled[end]
                     end += 1
-                if wanted and joined == wanted and texts[start]:
+                if wanted and joined == wanted and spelled[start]:
                     found.append(tuple(column for word in self.words[start:end] for column in word.columns))
             return found
 
-        return runs([letters(word.text, keep) for word in self.words]) or runs(
-            [letters(word.text.removeprefix(INVERSION), keep) for word in self.words]
-        )
+        return runs(word.text for word in self.words) or runs(word.text.removeprefix(INVERSION) for word in self.words)
 
     def find(self, phrase: str) -> tuple[int, ...]:
         """Columns, rising, of all `occurrences` of a phrase. Raises ValueError that lists the prompt's words and suggests the nearest."""
         found = self.occurrences(phrase)
         if not found:
-            candidates = {letters(text): text for word in self.words for text in (squeeze(word.text), word.text.removeprefix(INVERSION))}
-            near = difflib.get_close_matches(letters(phrase), [text for text in candidates if text], 1)
-            hint = f" Did you mean {candidates[near[0]]!r}?" if near else ""
+            near = self._nearest(phrase.split())
+            hint = f" Did you mean {quoted(near)}?" if near else ""
             name = squeeze(phrase).removeprefix(INVERSION)
             if name and re.search(re.escape(INVERSION + name) + r"(?![\w.-]*\w)", self.text.lower()):
                 hint = f" ComfyUI left out the embedding {name!r}: it has no such file, or cannot read it."
-            raise ValueError(f"the word {phrase.strip()!r} is not in the prompt {self.text!r}. Name one that is. {self._listed()}{hint}")
+            called = "phrase" if len(phrase.split()) > 1 else "word"
+            raise ValueError(
+                f"the {called} {phrase.strip()!r} is not in the prompt {self.text!r}. Name one that is. {self._listed()}{hint}"
+            )
         return tuple(sorted({column for columns in found for column in columns}))
 
     def choose(self, phrases: str) -> tuple[Phrase, ...]:
@@ -105,7 +112,7 @@ class PromptWords:
 
     def _choose(self, written: str) -> Phrase:
         name, weight, number = written, 1.0, ""
-        while name.startswith("-") or (name.startswith("(") and name.endswith(")")):
+        while (name.startswith("-") and name[1:].strip()) or (name.startswith("(") and name.endswith(")")):
             if name.startswith("-"):
                 name, weight = name[1:].strip(), -weight
             else:
@@ -143,8 +150,26 @@ class PromptWords:
         inside = squeeze(phrase)
         return any(mark in inside for mark in MARKS) and bool(self.occurrences(inside, MARKS))
 
+    def _nearest(self, asked: list[str]) -> str:
+        """What an artist who asked for these words, which the prompt does not have side by side, may have meant: the same words apart, as many
+        words of the prompt, or one of them; the most alike, and rather a phrase than a word. "" where nothing is alike."""
+        if len(asked) > 1 and all(self.occurrences(word) for word in asked):
+            return ", ".join(asked)
+        names = [squeeze(word.text) for word in self.words if spelling(word.text)]
+        runs = [names[start : start + len(asked)] for start in range(len(names) - len(asked) + 1)] if len(asked) > 1 else []
+        runs = [run for run in runs if not any(len(end) < 3 and end.isascii() and end.isalpha() for end in (run[0], run[-1]))]  # "a", "on"
+        best, most = "", 0.0
+        for run in [*runs, *([name] for name in names), *([name.removeprefix(INVERSION)] for name in names)]:
+            pairs = zip(asked, run, strict=True) if len(run) == len(asked) else ((word, run[0]) for word in asked)
+            alike = [likeness(*pair) for pair in pairs]
+            total = sum(alike) if len(run) == len(asked) else max(alike, default=0)
+            if max(alike, default=0) >= LIKE and total > most:
+                best, most = " ".join(run), total
+        return best
+
     def _listed(self) -> str:
-        return f"Its words are: {', '.join(filter(None, (squeeze(word.text) for word in self.words))) or 'none: the prompt is empty'}."
+        names = [squeeze(word.text) for word in self.words if spelling(word.text)] or [word.text for word in self.words]
+        return f"Its words are: {', '.join(names) or 'none: the prompt is empty'}."
 
     def describe(self) -> dict[str, Any]:
         """All of it as JSON takes it; `from_description` reads it."""
@@ -168,33 +193,84 @@ class PromptWords:
         return read
 
 
+def kind(character: str) -> str:
+    """What a character is, by its Unicode category's first letter: L a letter, N a digit, M a mark on a letter, S a symbol, P punctuation,
+    Z a space; C what is not seen, such as the joiners inside an emoji. What is unknown counts as a symbol."""
+    if "\ufe00" <= character <= "\ufe0f":  # picks an emoji's or a text's look
+        return "C"
+    category = unicodedata.category(character)
+    return "S" if category in UNKNOWN else category[0]
+
+
+def spelling(text: str, without: str = "P", keep: str = "") -> str:
+    """A text as words are compared: lower case, composed as CLIP's tokenizer composes it (NFC), without what is not seen and the kinds of
+    characters in `without`, save those in `keep`."""
+    return "".join(
+        character for character in unicodedata.normalize("NFC", text).lower() if character in keep or kind(character) not in f"{without}ZC"
+    )
+
+
+def quoted(text: str) -> str:
+    """As repr writes it, but for emoji, which stay whole."""
+    return "".join(character if character == JOINER or kind(character) == "S" else repr(character)[1:-1] for character in text).join("''")
+
+
 def squeeze(text: str) -> str:
-    """Lower case, without punctuation at either end."""
-    return re.sub(r"^[^\w]+|[^\w]+$", "", text.strip().lower())
+    """Lower case, without punctuation at either end; a text of punctuation alone stays."""
+    text = text.strip().lower()
+    return text.strip("".join(character for character in text if kind(character) in "PZ")) or text
 
 
-def letters(text: str, keep: str = "") -> str:
-    """Only letters, digits and the marks in `keep`, lower case, composed as CLIP's tokenizer composes them (NFC)."""
-    return re.sub(rf"[^\w{keep}]|_", "", unicodedata.normalize("NFC", text).lower())
+def likeness(one: str, other: str) -> float:
+    """How much alike two words are, 0 to 1."""
+    return difflib.SequenceMatcher(None, spelling(one), spelling(other)).ratio()
 
 
 def read_words(text: str, chunks: list[list[str]]) -> PromptWords:
     """The words of a tokenised prompt.
 
     chunks: the vocabulary's entries, start and end tokens and padding included, 77 a chunk, with CLIP's "</w>" at the end of a
-    word. A word may go on in the next chunk, where ComfyUI breaks a long text."""
+    word. A word may go on in the next chunk, where ComfyUI breaks a long text. What CLIP takes for one word, though it is several symbols or
+    ideographs in a row, is parted where its tokens are."""
     words: list[Word] = []
-    spelled, columns = "", []
+    pieces: list[tuple[str, int]] = []
     for number, chunk in enumerate(chunks):
         for position, piece in enumerate(chunk[1:], 1):
             if piece == "<|endoftext|>":
                 break
-            spelled += piece.removesuffix(WORD_END)
-            columns.append(number * CHUNK + position)
+            pieces.append((piece.removesuffix(WORD_END), number * CHUNK + position))
             if piece.endswith(WORD_END):
-                words.append(Word(decode(spelled), tuple(columns)))
-                spelled, columns = "", []
+                words += part_symbols(pieces)
+                pieces = []
     return PromptWords(text, tuple(words), len(chunks) * CHUNK)
+
+
+def part_symbols(pieces: list[tuple[str, int]]) -> list[Word]:
+    """The words in one of CLIP's. pieces: its tokens' spellings and columns."""
+    spelled = "".join(piece for piece, _ in pieces)
+    whole = decode(spelled)
+    if len(whole.encode()) != len(spelled):  # no spelling of bytes
+        return [Word(whole, tuple(column for _, column in pieces))]
+    characters = {len(whole[:place].encode()): place for place in range(1, len(whole))}  # by their first byte: a token may end inside one
+    words, begin, byte = list[Word](), 0, 0
+    columns: list[int] = []
+    for piece, column in pieces:
+        place = characters.get(byte, 0)
+        if place and is_parted(whole[place - 1], whole[place]):
+            words.append(Word(whole[begin:place], tuple(columns)))
+            begin, columns = place, []
+        columns.append(column)
+        byte += len(piece)
+    return [*words, Word(whole[begin:], tuple(columns))]
+
+
+def is_parted(before: str, after: str) -> bool:
+    """Whether two characters side by side are of two words since one is a symbol or an ideograph: not inside an emoji of several, such as one
+    with a colour of skin, or a flag."""
+    flag = all("\U0001f1e6" <= half <= "\U0001f1ff" for half in (before, after))
+    if flag or before == JOINER or kind(after) in "MC" or unicodedata.category(after) == "Sk":
+        return False
+    return any(unicodedata.category(c) in ("So", *UNKNOWN) or unicodedata.name(c, "").startswith("CJK") for c in (before, after))
 
 
 def decode(spelled: str) -> str:
@@ -209,15 +285,14 @@ def changed_columns(source: PromptWords, target: PromptWords) -> tuple[tuple[int
     """Columns of the words in which two prompts differ: of the source prompt, and of the target prompt.
 
     Source: FateZero and prompt-to-prompt blend where the swapped words look. Raises ValueError when nothing differs."""
-    a, b = [squeeze(word.text) for word in source.words], [squeeze(word.text) for word in target.words]
-    from_source: list[int] = []
-    from_target: list[int] = []
-    for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        if tag != "equal":
-            from_source += [column for word in source.words[a0:a1] for column in word.columns]
-            from_target += [column for word in target.words[b0:b1] for column in word.columns]
+    a, b = ([spelling(word.text) or spelling(word.text, "") or word.text for word in prompt.words] for prompt in (source, target))
+    changed = [codes[1:] for codes in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes() if codes[0] != "equal"]
+    from_source = [word for start, end, _, _ in changed for word in source.words[start:end]]
+    from_target = [word for _, _, start, end in changed for word in target.words[start:end]]
     if not from_source and not from_target:
         raise ValueError(
-            f"source and target prompt have the same words ({source.text!r}), so no word says what to edit. Change the target prompt, or connect a mask."
+            f"source and target prompt have the same words ({quoted(source.text)}), so no word says what to edit. Change the target prompt, or connect a mask."
         )
-    return tuple(from_source), tuple(from_target)
+    if any(spelling(word.text) for word in (*from_source, *from_target)):  # a comma that went with a word is no place to edit
+        from_source, from_target = ([word for word in words if spelling(word.text)] for words in (from_source, from_target))
+    return tuple(c for word in from_source for c in word.columns), tuple(c for word in from_target for c in word.columns)

@@ -1,6 +1,6 @@
 import pytest
 
-from blade.attention.words import Phrase, PromptWords, changed_columns, read_words
+from blade.attention.words import BYTES, Phrase, PromptWords, changed_columns, read_words
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -127,7 +127,8 @@ def test_overlapping_occurrences_are_counted_each():
         ("", "no word was given"),
         (" , ", "no word was given"),
         ("car, raod", r"'raod' is not in the prompt.*Did you mean 'road'"),
-        ("-", "'' is not in the prompt"),
+        ("-", "the word '-' is not in the prompt"),
+        ("-  ", "the word '-' is not in the prompt"),
         ("car#4", r"'car' occurs 3 times.*no car#4"),
         ("road#2", r"'road' occurs once"),
         ("car#0", r"Count them from 1"),
@@ -144,6 +145,107 @@ def test_overlapping_occurrences_are_counted_each():
 def test_what_cannot_be_chosen_is_refused_with_what_to_do(written, message):
     with pytest.raises(ValueError, match=message):
         TWO.choose(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "meant"),
+    [
+        ("a purple circle on grass", "blue circle", "purple circle"),
+        ("a crimson circle on grass", "blue circle", "crimson circle"),
+        ("a red square and a purple circle", "purple circles", "purple circle"),
+        ("a circle on grass", "blue circle", "circle"),
+        ("a circle on blue grass", "blue circle", "blue, circle"),
+        ("a big purple circle and a circle", "big blue circle", "big purple circle"),
+        ("a red ♥ on grass", "blue ♥", "red ♥"),
+        ("a red car", "rd", "red"),
+    ],
+)
+def test_the_best_match_is_offered_a_phrase_for_a_phrase(text, asked, meant):
+    """ "a" and "on" do not make a word a phrase."""
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        spelled(text).choose(asked)
+
+
+def test_what_is_like_nothing_in_the_prompt_has_no_hint():
+    with pytest.raises(ValueError, match=r"Its words are: a, red, square\.$"):
+        prompt("a red square").choose("blue lion")
+
+
+def test_what_is_missing_is_called_a_word_or_a_phrase():
+    for asked, called in (("lion", "word 'lion'"), ("t-shirt", "word 't-shirt'"), ("blue lion", "phrase 'blue lion'")):
+        with pytest.raises(ValueError, match=f"the {called} is not in the prompt"):
+            TWO.choose(asked)
+
+
+# Symbols: CLIP writes them by bytes, several tokens a character or several characters a token, and takes a row of them for one word
+
+
+def spelled(text, row=None):
+    """A prompt of one token a word or, where these are given, of one word of the tokens `row`, texts or bytes, in the vocabulary's spelling."""
+    letters = {byte: letter for letter, byte in BYTES.items()}
+    tokens = row or text.lower().split()
+    pieces = ["".join(letters[byte] for byte in (token if isinstance(token, bytes) else token.encode())) for token in tokens]
+    return prompt(text, [*(piece + "</w>" * (row is None) for piece in pieces[:-1]), pieces[-1] + "</w>"])
+
+
+MELTING = "\U0001fae0"  # of Unicode 14, which Python 3.10 does not know
+ASTRONAUT = "\U0001f469\u200d\U0001f680"  # a woman and a rocket, joined
+THUMB, PALE, DARK = "\U0001f44d", "\U0001f3fb", "\U0001f3ff"
+
+
+@pytest.mark.parametrize("symbol", ["🔴", "♥", "★", "車", "+", "❤\ufe0f", ASTRONAUT, THUMB + DARK, "🇩🇪", MELTING, "½"])
+def test_a_symbol_is_a_word(symbol):
+    words = spelled(f"a red {symbol} on grass")
+    assert words.choose(f"{symbol}:0.5") == (Phrase(symbol, (3,), 0.5),)
+    assert words.choose(f"red {symbol}") == (Phrase(f"red {symbol}", (2, 3)),)
+    assert changed_columns(words, spelled("a red ○ on grass")) == ((3,), (3,))
+    with pytest.raises(ValueError, match="the phrase 'red ○' is not in the prompt.*red, .*, on, grass"):
+        words.choose("red ○")
+
+
+@pytest.mark.parametrize(("one", "other"), [("🔴", "🔵"), ("♥", "★"), ("!!!", "???"), (THUMB + PALE, THUMB + DARK), ("की", "का")])
+def test_two_symbols_differ(one, other):
+    assert changed_columns(spelled(f"a {one} on grass"), spelled(f"a {other} on grass")) == ((2,), (2,))
+
+
+@pytest.mark.parametrize("marks", ["!!!", "…", "&", "?!"])
+def test_punctuation_is_a_word_where_nothing_else_was_asked_for(marks):
+    words = spelled(f"a red {marks} on grass")
+    assert words.find(marks) == (3,)
+    assert words.find(f"red {marks}") == words.find("red") == (2,)
+    with pytest.raises(ValueError, match="is not in the prompt"):
+        words.find("!?")
+
+
+def test_a_symbol_is_found_whichever_look_is_picked_for_it():
+    assert spelled("a ❤\ufe0f").find("❤") == spelled("a ❤").find("❤\ufe0f") == (2,)
+
+
+def test_a_minus_alone_is_a_word():
+    words = spelled("red - blue")
+    assert words.choose("red, --") == (Phrase("red", (1,)), Phrase("-", (2,), -1.0))
+    assert words.choose("-") == (Phrase("-", (2,)),)
+
+
+ROW = {
+    "two symbols": (["🔴", "🔵,"], ["🔴", "🔵,"]),
+    "a symbol and a word of punctuation": (["★", "!"], ["★", "!"]),
+    "ideographs, a token ending inside one": ([b"\xe7", b"\xba\xa2", "圆"], ["红", "圆"]),
+    "two emoji of several characters": (["❤\ufe0f", "🔥", THUMB, PALE, THUMB + DARK], ["❤\ufe0f", "🔥", THUMB + PALE, THUMB + DARK]),
+    "one emoji, joined": (["\U0001f469\u200d", "\U0001f680"], [ASTRONAUT]),
+    "one flag": (["\U0001f1e9", "\U0001f1ea"], ["🇩🇪"]),
+    "letters": (["shi", "ny"], ["shiny"]),
+    "punctuation": (["!!", "??"], ["!!??"]),
+    "two symbols in one token": (["♥♥"], ["♥♥"]),
+    "a token that ends inside two symbols": (["🔴".encode() + b"\xf0", "🔵".encode()[1:]], ["🔴🔵"]),
+}
+
+
+@pytest.mark.parametrize(("tokens", "parted"), ROW.values(), ids=ROW)
+def test_symbols_and_ideographs_in_a_row_are_words_of_their_own_where_tokens_part_them(tokens, parted):
+    words = spelled("row", tokens)
+    assert [word.text for word in words.words] == parted
+    assert words.columns == tuple(range(1, len(tokens) + 1))
 
 
 INVERSIONS = prompt("embedding:MyCar-v2 on a road, embedding:road", [
@@ -188,6 +290,12 @@ def test_changed_words_are_those_that_differ():
     a = prompt("a red car", ["a</w>", "red</w>", "car</w>"])
     b = prompt("a blue sports car", ["a</w>", "blue</w>", "sports</w>", "car</w>"])
     assert changed_columns(a, b) == ((2,), (2, 3))
+
+
+def test_punctuation_counts_where_nothing_else_differs():
+    plain, asked = ["a</w>", "car</w>", ",</w>", "red</w>"], ["a</w>", "bus</w>", ".</w>", "red</w>"]
+    assert changed_columns(prompt("a car, red", plain), prompt("a bus. red", asked)) == ((2,), (2,))
+    assert changed_columns(prompt("a car, red", plain), prompt("a car. red", [*plain[:2], ".</w>", "red</w>"])) == ((3,), (3,))
 
 
 def test_prompts_of_the_same_words_are_refused():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from blade.attention.words import changed_columns, decode
 from blade.host.words import KEY, encode_prompt, tokenised_words
 
 WIDTH = 64  # of the demo checkpoint's text encoder
@@ -99,6 +100,29 @@ def test_columns_hold_the_tokens_that_the_encoder_sees(clip, text):
     ids = [token for chunk in clip.tokenizer.tokenize_with_weights(text)["l"] for token, _ in chunk]
     for word in words_from(clip, text).words:
         assert [ids[column] for column in word.columns] == clip.tokenizer.clip_l.tokenizer(word.text)["input_ids"][1:-1]
+
+
+SYMBOLS = ["🔴", "♥", "★", "!!!", "圆", "❤\ufe0f", "\U0001f44d\U0001f3ff", "🇩🇪", "🫠", "\U0001f469\u200d\U0001f680"]
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_a_symbols_columns_hold_its_tokens(clip, symbol):
+    text = f"a red {symbol} on grass"
+    words, vocabulary = words_from(clip, text), clip.tokenizer.clip_l.inv_vocab
+    ids = [token for chunk in clip.tokenizer.tokenize_with_weights(text)["l"] for token, _ in chunk]
+    (phrase,) = words.choose(symbol)
+    spelled = decode("".join(vocabulary[ids[column]].removesuffix("</w>") for column in phrase.columns))
+    assert spelled.replace("\u200d", "") == symbol.replace("\u200d", "")  # some tokenizers leave out what joins an emoji's parts
+    instead = "???" if symbol == "!!!" else "○"
+    other = words_from(clip, f"a red {instead} on grass")
+    assert changed_columns(words, other) == (phrase.columns, other.find(instead))
+
+
+def test_symbols_in_a_row_and_with_punctuation_are_found_one_by_one(clip):
+    words = words_from(clip, "🔴🔵, 红圆 on (grass♥)")
+    found = [words.find(symbol) for symbol in ("🔴", "🔵", "红", "圆", "♥")]
+    assert sorted(column for columns in found for column in columns) == [column for columns in found for column in columns]
+    assert words.find("🔴🔵") == found[0] + found[1] and words.find("红圆") == found[2] + found[3]
 
 
 @pytest.mark.parametrize("text", ["", "a (red:1.2) car", "a skateboarder " * 30, "a embedding:Three, embedding:ten car"])
