@@ -12,7 +12,7 @@ from ..host.vae import check_room, check_vae, encode_chunks, fitting_chunk
 from ..video.fit import CROP
 from ..video.load import Stretch, decode_frames, load_sound
 from .common import CATEGORY, checked, naming
-from .load_video import check_file, clip_source, file_stamp, reading, stretch_inputs, stretch_outputs, to_audio, video_input
+from .load_video import CLIPS, check_file, clip_source, reading, stretch_inputs, stretch_outputs, to_audio, video_input
 
 TITLE = "Encode Video (BLADE)"
 
@@ -39,12 +39,12 @@ class EncodeVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, video: str) -> bool | str:
+    def validate_inputs(cls, video: str | None) -> bool | str:
         return check_file(TITLE, video)
 
     @classmethod
-    def fingerprint_inputs(cls, video: str, **_) -> str:
-        return file_stamp(video)
+    def fingerprint_inputs(cls, video: str | None, **_) -> str:
+        return CLIPS.fingerprint(video)
 
     @classmethod
     @checked("video")
@@ -63,8 +63,8 @@ class EncodeVideo(io.ComfyNode):
         with naming(TITLE, "vae"):
             check_vae(vae)
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
+        source = clip_source(TITLE, video)
         with reading(TITLE, video):
-            source = clip_source(video)
             size = stretch.fit(source).size
         with naming(TITLE, "longest_side"):
             check_room(vae, "encode", (1, 3, *size))

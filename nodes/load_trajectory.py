@@ -14,7 +14,8 @@ from ..host.job import show_in_node
 from ..inversion.file import FORMAT, load_trajectory, read_metadata
 from ..inversion.trajectory import Trajectory
 from ..video.whole import PART
-from .common import CATEGORY, CELL, TrajectorySocket, check_inside, checked, naming, within
+from .common import CATEGORY, CELL, TrajectorySocket, checked, naming, within
+from .files import FileInput, FilesRead, file_path
 
 TITLE = "Load Trajectory (BLADE)"
 
@@ -28,7 +29,7 @@ class LoadTrajectory(io.ComfyNode):
             category=CATEGORY,
             description="Reads a trajectory that Save Trajectory (BLADE) has written. Edits come out as they would without the detour.",
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "trajectory_file", options=trajectory_files(), tooltip="A file in ComfyUI's output or input folder, the newest first."
                 )
             ],
@@ -37,22 +38,23 @@ class LoadTrajectory(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, trajectory_file: str) -> bool | str:
+    def validate_inputs(cls, trajectory_file: str | None) -> bool | str:
         try:
-            find(trajectory_file)
+            if trajectory_file is not None:  # else its name comes by a link
+                find(trajectory_file)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, trajectory_file: str) -> str:
-        status = find(trajectory_file).stat()
-        return f"{status.st_mtime_ns} {status.st_size}"
+    def fingerprint_inputs(cls, trajectory_file: str | None) -> str:
+        return TRAJECTORIES.fingerprint(trajectory_file)
 
     @classmethod
     @checked("trajectory_file")
     def execute(cls, trajectory_file: str) -> io.NodeOutput:
         path = find(trajectory_file)
+        TRAJECTORIES.note(trajectory_file)
         with naming(TITLE, "trajectory_file"):
             trajectory = load_trajectory(path, CrossAttentionRecord.from_tensors)
         show_in_node(describe(trajectory), cls.hidden.unique_id if cls.hidden else None)
@@ -73,11 +75,19 @@ def find(name: str) -> Path:
 
     Raises ValueError where it is not there, or lies outside both folders, links followed."""
     with naming(TITLE, "trajectory_file"):
-        path = folder_paths.get_annotated_filepath(name)
-        check_inside(path, name)
+        path = file_path(name)
         if not os.path.isfile(path):
             raise ValueError(f"there is no file {name!r} in ComfyUI's output or input folder. Choose another.")
     return Path(path)
+
+
+def file_stamp(name: str) -> str:
+    """Changes when the file does."""
+    status = find(name).stat()
+    return f"{status.st_mtime_ns} {status.st_size}"
+
+
+TRAJECTORIES = FilesRead(file_stamp)
 
 
 def trajectory_files() -> list[str]:

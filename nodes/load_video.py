@@ -10,10 +10,12 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..host.job import free_memory
+from ..host.settings import SUBFOLDERS, setting
 from ..video.fit import CROP, PAD
 from ..video.load import Stretch, load_clip
-from ..video.source import PICTURES, Source, source_of_path
-from .common import CATEGORY, FitSocket, check_inside, checked
+from ..video.source import Source, source_of_path
+from .common import CATEGORY, FitSocket, check_inside, checked, naming
+from .files import FileInput, FilesRead, clips_of_folder, file_path
 
 TITLE = "Load Video (BLADE)"
 
@@ -34,12 +36,12 @@ class LoadVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, video: str) -> bool | str:
+    def validate_inputs(cls, video: str | None) -> bool | str:
         return check_file(TITLE, video)
 
     @classmethod
-    def fingerprint_inputs(cls, video: str, **_) -> str:
-        return file_stamp(video)
+    def fingerprint_inputs(cls, video: str | None, **_) -> str:
+        return CLIPS.fingerprint(video)
 
     @classmethod
     @checked("video")
@@ -54,37 +56,20 @@ class LoadVideo(io.ComfyNode):
         sides: str = CROP,
     ) -> io.NodeOutput:
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
+        source = clip_source(TITLE, video)
         with reading(TITLE, video):
-            source = clip_source(video)
             clip = load_clip(source, stretch, free_memory())
         return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))
 
 
 def video_input() -> io.Input:
     """A clip of the input folder."""
-    return io.Combo.Input(
+    return FileInput(
         "video",
-        options=clips_of_folder(folder_paths.get_input_directory()),
+        options=clips_of_folder(folder_paths.get_input_directory(), setting(SUBFOLDERS, True)),
         upload=io.UploadType.video,
-        tooltip="A video (also GIF) in ComfyUI's input folder, or a folder of pictures there; the button uploads a video.",
+        tooltip="A video or an animated picture in ComfyUI's input folder or a folder in it, or a folder of pictures there; the button uploads a video.",
     )
-
-
-def clips_of_folder(folder: str) -> list[str]:
-    """The names of its videos, and then of its folders that hold pictures, with a slash at the end."""
-    entries = list(os.scandir(folder))
-    files = [entry.name for entry in entries if entry.is_file()]
-    videos = folder_paths.filter_files_content_types(files, ["video"]) + [name for name in files if name.lower().endswith(".gif")]
-    folders = [f"{entry.name}/" for entry in entries if entry.is_dir() and holds_pictures(entry.path)]
-    return sorted(videos) + sorted(folders)
-
-
-def holds_pictures(folder: str) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(entry.name.lower().endswith(PICTURES) for entry in entries)
-    except OSError:
-        return False
 
 
 def stretch_inputs() -> list[io.Input]:
@@ -131,21 +116,22 @@ def stretch_outputs() -> list[io.Output]:
     ]
 
 
-def check_file(title: str, video: str) -> bool | str:
-    """True, or the sentence that refuses a clip that is not there, or lies elsewhere."""
-    if not folder_paths.exists_annotated_filepath(video):
-        return f"{title}, input video: there is no clip {video!r} in ComfyUI's input folder. Upload it, or choose another."
+def check_file(title: str, video: str | None) -> bool | str:
+    """True, or the sentence that refuses a clip that is not there, or lies elsewhere. None, whose name comes by a link, is checked when the node runs."""
     try:
-        clip_path(video)
+        if video is not None:
+            with naming(title, "video"):
+                clip_path(video)
     except ValueError as error:
-        return f"{title}, input video: {error}"
+        return str(error)
     return True
 
 
 def clip_path(video: str) -> str:
-    """Raises ValueError for one that lies outside ComfyUI's folders, it or what is in it, links followed."""
-    path = folder_paths.get_annotated_filepath(video)
-    check_inside(path, video)
+    """Raises ValueError for one that is not there, or lies outside ComfyUI's folders, it or what is in it, links followed."""
+    path = file_path(video)
+    if not (video and os.path.exists(path)):
+        raise ValueError(f"there is no clip {video!r} in ComfyUI's input folder. Upload it, or choose another.")
     for entry in os.scandir(path) if os.path.isdir(path) else ():
         if entry.is_symlink():
             check_inside(entry.path, os.path.join(video, entry.name))
@@ -159,9 +145,16 @@ def file_stamp(video: str) -> str:
     return " ".join(f"{one.st_mtime_ns} {one.st_size}" for one in status)
 
 
-def clip_source(video: str) -> Source:
-    """A clip of the input folder. Raises ValueError for one that cannot be read, or lies elsewhere."""
-    return source_of_path(clip_path(video))
+CLIPS = FilesRead(file_stamp)
+
+
+def clip_source(title: str, video: str) -> Source:
+    """A clip of the input folder. Raises ValueError, with node and input, for one that is not there, lies elsewhere or cannot be read."""
+    with naming(title, "video"):
+        path = clip_path(video)
+    CLIPS.note(video)
+    with reading(title, video):
+        return source_of_path(path)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import errno
 import ntpath
 import os
+import re
 import shutil
 from pathlib import PureWindowsPath
 from types import SimpleNamespace
@@ -130,6 +131,43 @@ def test_a_link_that_stays_inside_is_read(nodes, where):
         assert nodes.readers[where].validate_inputs(name) is True
         assert nodes.readers[where].fingerprint_inputs(name)
         assert read(nodes.readers[where], name).result
+
+
+@pytest.mark.parametrize("where", [VIDEO, ENCODE, TRAJECTORY_FILE])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nowhere", "there is no (clip|file) 'nowhere' in ComfyUI's (input|output or input) folder"),
+        ("", "there is no (clip|file) '' in ComfyUI's (input|output or input) folder"),
+        ("../outside/secret.mkv", "'../outside/secret.mkv' lies outside ComfyUI's output and input folders"),
+        (None, "it is None, which is no text. Connect the name of a file"),
+        (7, "it is 7, which is no text. Connect the name of a file"),
+        (["secret.mkv"], r"it is \['secret.mkv'\], which is no text. Connect the name of a file"),
+    ],
+)
+def test_a_name_that_comes_by_a_link_is_checked_when_the_node_runs(nodes, where, name, sentence):
+    node = nodes.readers[where]
+    assert node.validate_inputs(None) is True  # as the host asks, which does not know the name yet
+    assert node.fingerprint_inputs(None)
+    with pytest.raises(ValueError, match=f"^{re.escape(where)}: {sentence}"):
+        read(node, name)
+
+
+@pytest.mark.parametrize("where", [VIDEO, TRAJECTORY_FILE])
+def test_a_linked_file_is_read_again_only_when_it_has_changed(nodes, where):
+    node, suffix = nodes.readers[where], ".safetensors" if where == TRAJECTORY_FILE else ".mkv"
+    own = nodes.base / "input" / f"own{suffix}"
+    shutil.copy(nodes.base / "outside" / f"secret{suffix}", own)
+    first = node.fingerprint_inputs(None)
+    assert read(node, own.name).result
+    assert node.fingerprint_inputs(None) == first == node.fingerprint_inputs(None)
+    os.utime(own, ns=(1, 1))
+    changed = node.fingerprint_inputs(None)
+    assert changed != first
+    assert read(node, own.name).result
+    assert node.fingerprint_inputs(None) == changed
+    own.unlink()
+    assert node.fingerprint_inputs(None) not in (first, changed)
 
 
 @pytest.mark.parametrize("linked", ["2.png", "sound.wav", "notes.txt"])

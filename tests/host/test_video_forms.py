@@ -1,6 +1,8 @@
 """Clips of every form through the nodes: what a loader cropped or padded comes back in the file, and core's VIDEO goes in and out."""
 
 import io
+import json
+import shutil
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -8,12 +10,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from blade.inversion.file import save_trajectory
+from blade.inversion.trajectory import Trajectory
 from blade.video.fit import CROP, PAD
 from blade.video.load import load_clip
 from blade.video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, save_video
 from blade.video.source import Film
 from demo import clips
+from demo.graphs import with_defaults
+from demo.host import CHECKPOINT_NAME, REPOSITORY
 
 HEIGHT, WIDTH, RATE = 63, 94, 16000
 CLIP = "blade_red_circle"
@@ -122,6 +129,91 @@ def test_the_list_has_videos_gifs_and_folders_of_pictures(nodes):
     assert nodes.listed(str(nodes.input)) == ["a.gif", "b.mp4", "c.webm", "full/"]
 
 
+def test_the_list_is_the_same_on_a_machine_without_a_table_of_mime_types(nodes, monkeypatch):
+    import mimetypes
+
+    import folder_paths
+
+    monkeypatch.setattr(mimetypes, "guess_type", lambda *_, **__: (None, None))
+    monkeypatch.setattr(folder_paths, "extension_mimetypes_cache", {})
+    names = sorted(f"clip.{kind}" for kind in "MOV MP4 3gp avi flv m2ts m4v mkv mpg mts mxf ogv ts vob webm wmv y4m".split())
+    for name in names:
+        (nodes.input / name).write_bytes(b"")
+    assert nodes.listed(str(nodes.input)) == names
+
+
+def animate(path, frames=3):
+    """An animated PNG of single colours; a still one of one frame."""
+    pictures = [Image.fromarray(np.full((16, 24, 3), value, np.uint8)) for value in range(frames)]
+    pictures[0].save(path, save_all=frames > 1, append_images=pictures[1:])
+
+
+def test_pictures_that_move_are_listed_and_still_ones_are_not(nodes):
+    animate(nodes.input / "moves.png")
+    animate(nodes.input / "still.png", 1)
+    assert nodes.listed(str(nodes.input)) == ["moves.png"]
+
+
+def test_what_lies_in_subfolders_is_listed_after_the_rest_unless_it_is_not_wanted(nodes, noise):
+    for folder in ("shots/day 2", ".hidden", "stills/old"):
+        (nodes.input / folder).mkdir(parents=True)
+        (nodes.input / folder / "clip.mp4").write_bytes(b"")
+    (nodes.input / "z.mp4").write_bytes(b"")
+    for folder in ("stills", "shots/day 2"):
+        animate(nodes.input / folder / "0.png", 1)
+    names = ["noise.mkv", "z.mp4", "shots/day 2/clip.mp4", "stills/old/clip.mp4", "stills/", "shots/day 2/"]
+    assert nodes.listed(str(nodes.input)) == names
+    assert nodes.listed(str(nodes.input), False) == ["noise.mkv", "z.mp4", "stills/"]
+
+
+def test_links_are_listed_where_they_stay_inside_and_lead_round_no_circle(nodes, noise, tmp_path):
+    (tmp_path / "outside" / "frames").mkdir(parents=True)
+    shutil.copy(nodes.input / "noise.mkv", tmp_path / "outside")
+    animate(tmp_path / "outside" / "frames" / "0.png", 1)
+    shutil.copytree(tmp_path / "outside", nodes.output / "takes")
+    (nodes.input / "out.mkv").symlink_to(tmp_path / "outside" / "noise.mkv")
+    (nodes.input / "out").symlink_to(tmp_path / "outside", target_is_directory=True)
+    (nodes.input / "round").symlink_to(nodes.input, target_is_directory=True)
+    (nodes.input / "takes").symlink_to(nodes.output / "takes", target_is_directory=True)
+    assert nodes.listed(str(nodes.input)) == ["noise.mkv", "round/noise.mkv", "takes/noise.mkv"]
+
+
+def test_a_clip_in_a_subfolder_is_a_clip(nodes, noise):
+    from blade.nodes.load_video import LoadVideo
+
+    (nodes.input / "shots").mkdir()
+    (nodes.input / "noise.mkv").rename(nodes.input / "shots" / "noise.mkv")
+    assert LoadVideo.validate_inputs("shots/noise.mkv") is True
+    assert LoadVideo.fingerprint_inputs("shots/noise.mkv")
+    assert nodes.load("shots/noise.mkv")[3] == 5
+
+
+@pytest.mark.parametrize(
+    ("kept", "listed"), [(None, True), ({}, True), ({"BLADE.Clips.Subfolders": False}, False), ([], True), ("broken", True)]
+)
+def test_the_page_s_settings_say_whether_subfolders_are_listed(nodes, tmp_path, monkeypatch, kept, listed):
+    import folder_paths
+
+    from blade.nodes.load_video import LoadVideo
+
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path / "user"))
+    (tmp_path / "user" / "default").mkdir(parents=True)
+    if kept is not None:
+        content = kept if isinstance(kept, str) else json.dumps(kept)
+        (tmp_path / "user" / "default" / "comfy.settings.json").write_text(content)
+    (nodes.input / "shots").mkdir()
+    (nodes.input / "shots" / "clip.mp4").write_bytes(b"")
+    options = next(given.options for given in LoadVideo.define_schema().inputs if given.id == "video")
+    assert options == (["shots/clip.mp4"] if listed else [])
+
+
+def test_the_setting_is_the_one_that_the_page_offers():
+    from blade.host.settings import SUBFOLDERS
+
+    page = (REPOSITORY / "web" / "settings.js").read_text(encoding="utf-8")
+    assert f'id: "{SUBFOLDERS}"' in page and "defaultValue: true" in page
+
+
 @pytest.mark.parametrize("name", ["../outside.mkv", "linked.mkv", "{}/outside.mkv"])
 def test_a_clip_outside_the_folders_is_refused(nodes, noise, tmp_path, name):
     from blade.nodes.load_video import LoadVideo
@@ -220,6 +312,33 @@ def test_a_video_without_frames_is_refused_by_name(nodes):
     empty = Types.VideoComponents(images=torch.zeros(0, 8, 8, 3), audio=None, frame_rate=Fraction(10))
     with pytest.raises(ValueError, match=r"^Video to Frames \(BLADE\), input video: it has no frames\. Connect another\.$"):
         nodes.from_video(InputImpl.VideoFromComponents(empty))
+
+
+def test_files_in_subfolders_are_offered_and_read_by_a_link_on_the_server(server):
+    """Core hands a node None for an input that comes by a link, when it asks whether the input is right."""
+    (server.base / "input" / "shots").mkdir()
+    shutil.copy(clips.path(CLIP), server.base / "input" / "shots" / "take.mp4")
+    save_trajectory(server.base / "output" / "linked.safetensors", Trajectory(torch.arange(3.0), torch.zeros(3, 2, 4, 2, 2)))
+    types = server.object_info()
+    assert "shots/take.mp4" in types["BLADE_LoadVideo"]["input"]["required"]["video"][1]["options"]
+    graph = {
+        "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT_NAME}},
+        "clip": {"class_type": "PrimitiveString", "inputs": {"value": "shots/take.mp4"}},
+        "file": {"class_type": "PrimitiveString", "inputs": {"value": "linked.safetensors [output]"}},
+        "load": {"class_type": "BLADE_LoadVideo", "inputs": {"video": ["clip", 0]}},
+        "encode": {"class_type": "BLADE_EncodeVideo", "inputs": {"video": ["clip", 0], "vae": ["model", 2]}},
+        "trajectory": {"class_type": "BLADE_LoadTrajectory", "inputs": {"trajectory_file": ["file", 0]}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["load", 0]}},
+        "frames": {"class_type": "PreviewAny", "inputs": {"source": ["encode", 3]}},
+        "whole": {"class_type": "PreviewAny", "inputs": {"source": ["trajectory", 0]}},
+    }
+    graph = with_defaults(graph, types)
+    outcome = server.run(graph)
+    assert outcome.error is None
+    assert len(outcome.outputs["show"]["images"]) == 12 and outcome.outputs["frames"]["text"] == ["12"]
+    graph["clip"]["inputs"]["value"] = "shots/none.mp4"
+    outcome = server.run(graph)
+    assert outcome.error_node in ("load", "encode") and "there is no clip 'shots/none.mp4' in ComfyUI's input folder" in outcome.error
 
 
 def test_core_s_video_goes_in_and_out_on_the_server(server):
