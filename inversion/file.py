@@ -8,30 +8,33 @@ import mmap
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..video.whole import whole
-from .trajectory import Origin, Trajectory
+from .trajectory import MappedFile, Origin, Trajectory
 
 FORMAT, VERSION = "blade_trajectory", 1
 DTYPES = {"F32": torch.float32, "F16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 RECORD = "record/"
 MOST_HEADER = 2**24  # bytes, many times what a description takes; what is read of a file before anything says that it is a trajectory
 MOST_LEVELS = 2**16
+PIECE = 2**24  # bytes written at once, unless a level has more
 
 
 def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Writes a trajectory in one piece or not at all; what lay at `path` stays until the new file is whole.
 
     The record needs `to_tensors() -> (tensors by name, what JSON holds)`; axis 1 of its tensors are the frames.
-    Raises ValueError where the trajectory is not one that `load_trajectory` takes, Unwritable where the disk has no room or refuses."""
+    It goes to the disk a level at a time, so that one in a mapped file needs no memory. Raises ValueError where the trajectory is not one that
+    `load_trajectory` takes, Unwritable where the disk has no room or refuses."""
+    trajectory.check_file()
     try:
         check(trajectory)
     except ValueError as error:
@@ -61,13 +64,29 @@ def save_trajectory(path: Path, trajectory: Trajectory) -> None:
         free = shutil.disk_usage(path.parent).free
         if needed > free:
             raise OSError(f"it needs {mebibytes(needed)}, and its disk has {mebibytes(free)} free")
-        made.touch()
-        mode = made.stat().st_mode  # safetensors puts a file of its own here, which nobody else may read
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made, metadata)
-        except SafetensorError as error:
-            raise OSError(error) from error
-        made.chmod(mode)
+        with made.open("xb") as file:
+            for part in safetensors_of(tensors, metadata):
+                trajectory.check_file()
+                file.write(part)
+
+
+def safetensors_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[Any]:
+    """The bytes of a safetensors file, in parts that take no memory of their own where the tensors are contiguous; of its library the versions before
+    0.8 hold the whole file. Larger types first, so that each tensor lies at a multiple of its size."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, end = {"__metadata__": metadata}, 0
+    for name in names:
+        tensor, begin = tensors[name], end
+        end += tensor.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    described = json.dumps(header).encode()
+    described += b" " * (-len(described) % 8)
+    yield len(described).to_bytes(8, "little") + described
+    for name in names:
+        tensor = tensors[name]
+        row = max(1, tensor.nbytes // max(1, len(tensor)))
+        for rows in tensor.split(max(1, PIECE // row)):
+            yield rows.contiguous().numpy()
 
 
 def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], Any]) -> Trajectory:
@@ -85,7 +104,7 @@ def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], 
     try:
         if version != str(VERSION):
             raise ValueError(f"its file version is {version!r}")
-        trajectory = build(metadata, map_tensors(path), read_record)
+        trajectory = build(metadata, *map_tensors(path), read_record)
         check(trajectory)
     except (OSError, OverflowError, RecursionError, ValueError) as error:
         raise ValueError(f"{path.name!r} is damaged: {error}. Save the trajectory again, or choose another file.") from error
@@ -108,11 +127,12 @@ def read_metadata(path: Path) -> dict[str, str]:
         ) from error
 
 
-def map_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file whose header `read_metadata` has accepted. Nothing is read yet, so no header can ask for memory.
+def map_tensors(path: Path) -> tuple[dict[str, Tensor], MappedFile]:
+    """The tensors of a file whose header `read_metadata` has accepted, and the file. Nothing is read yet, so no header can ask for memory.
 
     Not by safetensors itself: it maps for writing, and Linux refuses such a map where the file is larger than memory and swap."""
     with path.open("rb") as file:
+        mapped = MappedFile(file)  # as it is before anything is read
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
         try:
@@ -133,10 +153,12 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             tensors[name] = torch.frombuffer(pages, dtype=dtype, count=math.prod(shape), offset=offset).view(shape)
-    return tensors
+    return tensors, mapped
 
 
-def build(metadata: dict[str, str], tensors: dict[str, Tensor], read_record: Callable[[dict[str, Tensor], Any], Any]) -> Trajectory:
+def build(
+    metadata: dict[str, str], tensors: dict[str, Tensor], mapped: MappedFile, read_record: Callable[[dict[str, Tensor], Any], Any]
+) -> Trajectory:
     """The trajectory of what a file holds. Raises ValueError where a part is missing or of another kind."""
     for name in ("sigmas", "latents", "weights"):
         if name not in tensors:
@@ -166,7 +188,8 @@ def build(metadata: dict[str, str], tensors: dict[str, Tensor], read_record: Cal
             if not finite(tensor):
                 raise ValueError(f"its record {name!r} holds values that are not finite numbers")
         record = read_record(maps, record)
-    return Trajectory(tensors["sigmas"], tensors["latents"], record, part(description, "family", str), tensors.get("exact_clip"), origin)
+    family = part(description, "family", str)
+    return Trajectory(tensors["sigmas"], tensors["latents"], record, family, tensors.get("exact_clip"), origin, mapped)
 
 
 def part(description: Any, name: str, *kinds: type) -> Any:
@@ -180,6 +203,7 @@ def check(trajectory: Trajectory) -> None:
     """Raises ValueError where a trajectory is not as its class says, before anything larger than a level's part is read."""
     check_form(trajectory)
     for level, values in enumerate(trajectory.latents):
+        trajectory.check_file()
         if not finite(values) or (level == 0 and trajectory.exact_clip is not None and not finite(trajectory.exact_clip)):
             raise ValueError(f"its latents at level {level} are not all finite numbers")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -35,13 +38,37 @@ class Origin:
         return f"{self.method}, refine {self.refine}" if self.refine else self.method
 
 
+class MappedFile:
+    """A file whose pages are a trajectory's tensors, kept open to look at it: where one was cut short, the system ends a process that reads on.
+    (Storage's own files cannot be: they have no name on Linux and macOS, and Windows cuts no file that is mapped.)"""
+
+    def __init__(self, file: IO[bytes]):
+        self.name, self.descriptor = Path(file.name).name, os.dup(file.fileno())
+        weakref.finalize(self, os.close, self.descriptor)
+        self.state = self.look()
+
+    def look(self) -> tuple[int, int]:
+        """Size in bytes, and time of the last change in ns."""
+        status = os.fstat(self.descriptor)
+        return status.st_size, status.st_mtime_ns
+
+    def check(self) -> None:
+        """Raises ValueError where the file is no longer as it was. One that was deleted, or replaced by another, is."""
+        if self.look() != self.state:
+            raise ValueError(
+                f"the trajectory's file {self.name!r} was changed or cut short after it was loaded, and its levels are read from there. "
+                "Queue the graph again, which loads it anew, and leave the file alone meanwhile."
+            )
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """A clip's latents at each noise level of its inversion, in model space and ComfyUI's coordinates x = z0 + sigma * eps.
 
     sigmas: [levels] rising from 0. latents: [levels, frames, channels, height/8, width/8] fp32 or fp16, on the CPU or in a mapped file
     (inversion.storage); latents[0] is the clip. record: what a recorder kept on the way, of which only its size is read here (None: nothing
-    was recorded). family: what the model predicts, "eps" or "v". exact_clip: level 0 in fp32, where the latents are not."""
+    was recorded). family: what the model predicts, "eps" or "v". exact_clip: level 0 in fp32, where the latents are not. file: that of which all these
+    tensors are pages, if any; `clip`, `at` and `level` raise ValueError where it was changed."""
 
     sigmas: Tensor
     latents: Tensor
@@ -49,10 +76,17 @@ class Trajectory:
     family: str = "eps"
     exact_clip: Tensor | None = None
     origin: Origin = field(default_factory=Origin)
+    file: MappedFile | None = None
+
+    def check_file(self) -> None:
+        """Raises ValueError where the tensors lie in a file that was changed meanwhile. Asked before they are read."""
+        if self.file is not None:
+            self.file.check()
 
     @property
     def clip(self) -> Tensor:
         """The clip itself, to the last bit. [frames, channels, h, w] fp32"""
+        self.check_file()
         return self.latents[0] if self.exact_clip is None else self.exact_clip
 
     @property
@@ -74,6 +108,7 @@ class Trajectory:
 
         Returns [frames, channels, h, w] fp32 on the CPU. Raises ValueError above twice the highest level that the inversion reached.
         Paper silent on levels between; linear interpolation is ours."""
+        self.check_file()  # the sigmas lie there too
         sigma, highest = torch.as_tensor(sigma, dtype=torch.float32, device="cpu"), self.sigmas[-1]
         above = int(torch.searchsorted(self.sigmas, sigma * (1 - 1e-6)))
         if above == len(self.sigmas):
@@ -90,6 +125,7 @@ class Trajectory:
 
     def level(self, index: int) -> Tensor:
         """The latent of a stored level, 0 being the clip. [frames, channels, h, w] fp32"""
+        self.check_file()
         return self.clip if index == 0 else self.latents[index].float()
 
     def grid(self, steps: int, start: float = 1.0) -> Tensor:

@@ -109,6 +109,46 @@ def test_a_loaded_trajectory_outlives_its_file(saved):
     assert same(found.latents, LATENTS)
 
 
+CUT = """
+import os
+import torch
+from pathlib import Path
+from blade.inversion.file import load_trajectory, save_trajectory
+from blade.inversion.trajectory import Trajectory
+path = Path(sys.argv[2], "a.safetensors")
+size = 0
+
+def told(change):
+    global size
+    save_trajectory(path, Trajectory(torch.arange(6.0), torch.randn(6, 20, 4, 64, 64)))
+    size = path.stat().st_size
+    found = load_trajectory(path, None)
+    found.at(2.5), found.clip
+    change()
+    for use in (lambda: found.at(4.5), lambda: found.level(5), lambda: found.clip, lambda: save_trajectory(path.with_name("b.safetensors"), found)):
+        try:
+            use()
+        except ValueError as error:
+            print(error)
+
+told(lambda: os.truncate(path, size // 2))
+told(lambda: path.write_bytes(b""))
+told(lambda: os.truncate(path, size + 8))
+with path.open("r+b") as file:
+    told(lambda: (file.seek(size - 100), file.write(bytes(100)), file.flush(), os.utime(path, ns=(1, 1))))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows neither cuts nor writes a file that is mapped")
+def test_a_loaded_trajectory_whose_file_is_cut_short_or_written_to_is_refused_and_the_process_lives(tmp_path):
+    sentences = run(CUT, tmp_path).splitlines()
+    assert len(sentences) == 4 * 4
+    assert all(
+        s.startswith("the trajectory's file 'a.safetensors' was changed or cut short") and "Queue the graph again" in s for s in sentences
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 def test_a_change_to_the_tensors_stays_out_of_the_file(saved):
     load_trajectory(saved, read_nothing).latents.zero_()
     assert same(load_trajectory(saved, read_nothing).latents, LATENTS)
@@ -254,12 +294,12 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failing_write_leaves_the_old_file_and_no_other(saved, monkeypatch, error):
-    def failing(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def failing(tensors, metadata):
+        yield b"half"
         raise error
 
     before = saved.read_bytes()
-    monkeypatch.setattr(file, "save_file", failing)
+    monkeypatch.setattr(file, "safetensors_of", failing)
     with pytest.raises(Unwritable if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         save_trajectory(saved, HALVED)
     assert isinstance(error, KeyboardInterrupt) or "'clip.safetensors' cannot be written" in str(caught.value)
@@ -303,6 +343,45 @@ def test_a_killed_process_leaves_a_whole_file_and_folders_of_a_name_that_is_ours
     kill_at_work(KEPT, tmp_path)
     others = [path for path in tmp_path.iterdir() if path.name != "a.safetensors"]
     assert others and all(PART.fullmatch(path.name) for path in others)
+
+
+@pytest.mark.parametrize("latents", [LATENTS, LATENTS.transpose(0, 1).contiguous().transpose(0, 1), LATENTS[:, :1].expand(4, 3, 4, 5, 6)])
+def test_the_content_is_as_the_library_itself_writes_it(tmp_path, latents):
+    maps = {"1x1": torch.rand(3, 3, 1, 1, 1).half(), "2x3": torch.rand(3, 3, 2, 2, 3).half()}  # odd numbers of 16-bit values
+    description = SimpleNamespace(to_tensors=lambda: (maps, None), nbytes=0)
+    ours, theirs = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_trajectory(ours, replace(PLAIN, latents=latents, record=description))
+    tensors = load_file(ours)
+    assert same(tensors["latents"], latents) and same(tensors["record/1x1"], maps["1x1"]) and same(tensors["weights"], ORIGIN.weights)
+    save_file(tensors, theirs)
+    (header, data), (expected, values) = taken_apart(ours), taken_apart(theirs)
+    del header["__metadata__"]
+    assert header == expected and data == values
+    assert int.from_bytes(ours.read_bytes()[:8], "little") % 8 == 0
+
+
+GROWS = """
+import torch
+from pathlib import Path
+from blade.inversion.file import save_trajectory
+from blade.inversion.trajectory import Trajectory
+
+def peak():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) // 1024
+
+small = Trajectory(torch.arange(6.0), torch.zeros(6, 2, 4, 64, 64))
+whole = Trajectory(torch.arange(25.0), torch.randn(25, 64, 4, 64, 64))  # 100 MiB
+save_trajectory(Path(sys.argv[2], "small.safetensors"), small)
+before = peak()
+save_trajectory(Path(sys.argv[2], "whole.safetensors"), whole)
+print(peak() - before)
+"""
+
+
+@on_linux
+def test_saving_takes_no_memory_beside_the_trajectory(tmp_path):
+    assert int(run(GROWS, tmp_path)) < 20  # MiB
+    assert (tmp_path / "whole.safetensors").stat().st_size > 100 * 2**20
 
 
 def forged(header, data=b""):
