@@ -18,7 +18,7 @@ import numpy as np
 
 from demo.scenes import SIZE, Thing, caption, draw, draw_mask, finish, paint_ground
 from metrics.background import dilate
-from video.source import to_rgb
+from video.colour import to_rgb
 
 FOLDER = Path(__file__).parent / "clips"
 FRAMES = 12

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .fit import CROP, PAD, Fit
-from .source import Shown, Source, source_of_path
+from .shown import Shown, Source, no_tick
+from .source import source_of_path
 
 SLOWEST = 0.001  # frames a second
 
@@ -68,14 +69,15 @@ class Clip:
     sample_rate: int
 
 
-def load_clip(source: Source | str, stretch: Stretch = WHOLE, room: float = math.inf) -> Clip:
-    """The frames of `decode_frames` and the sound of the same stretch. A text is a path. room: bytes of memory that are free.
+def load_clip(source: Source | str, stretch: Stretch = WHOLE, room: float = math.inf, tick: Callable[[], None] = no_tick) -> Clip:
+    """The frames of `decode_frames` and the sound of the same stretch. A text is a path. room: bytes of memory that are free. tick: called
+    often while the clip is read; what it raises ends the reading.
 
     Raises ValueError as those do, and where the room does not hold the frames: by the header after the first of them, and whatever it says
     after the last that fits."""
     source = source_of_path(source) if isinstance(source, str) else source
     expected, pictures = stretch.expected(source) or 0, list[np.ndarray]()
-    for picture in decode_frames(source, stretch):
+    for picture in decode_frames(source, stretch, tick):
         pictures.append(picture)
         count = max(expected, len(pictures))
         most = room // (picture.nbytes + 4 * picture.size)  # as it is read, and as fp32 beside it
@@ -87,24 +89,25 @@ def load_clip(source: Source | str, stretch: Stretch = WHOLE, room: float = math
     frames = torch.empty(len(pictures), *pictures[0].shape)
     for frame, picture in zip(frames, pictures, strict=True):
         frame.copy_(torch.from_numpy(picture))
-    waveform, sample_rate = load_sound(source, stretch, len(pictures))
+    waveform, sample_rate = load_sound(source, stretch, len(pictures), tick)
     return Clip(frames.div_(255), stretch.rate(source), waveform, sample_rate)
 
 
-def decode_frames(source: Source, stretch: Stretch = WHOLE) -> Iterator[np.ndarray]:
+def decode_frames(source: Source, stretch: Stretch = WHOLE, tick: Callable[[], None] = no_tick) -> Iterator[np.ndarray]:
     """The stretch's frames, one at a time, with sides that are multiples of 8: RGB [height, width, 3], uint8, or float32 in 0..255 where the
-    source holds such.
+    source holds such. source.notes tells what was done to them. tick: as of `load_clip`.
 
-    Frames are counted from the clip's beginning, so those before `start` are decoded too, but not kept.
+    Frames are counted from the clip's beginning.
     Raises ValueError for a file that cannot be decoded, a size that changes, and a stretch that holds no frame."""
-    return pictures_of(source, stretch, stretch.fit(source).apply)
+    return pictures_of(source, stretch, stretch.fit(source).apply, tick)
 
 
-def pictures_of(source: Source, stretch: Stretch, fitted) -> Iterator[np.ndarray]:
+def pictures_of(source: Source, stretch: Stretch, fitted, tick: Callable[[], None] = no_tick) -> Iterator[np.ndarray]:
     """The stretch's pictures, each as `fitted` makes it from the source's: one that is repeated is made once, and is the same array."""
     total, given, size = 0, 0, (source.height, source.width)
     made: tuple[Shown, np.ndarray] | None = None
-    for number, shown in enumerate(at_rate(source, stretch)):
+    pace = Pace(source, stretch)
+    for number, shown in pace.numbered(tick):
         total = number + 1
         if number >= stretch.start and (number - stretch.start) % stretch.every_nth == 0:
             if made is None or made[0] is not shown:
@@ -125,39 +128,72 @@ def pictures_of(source: Source, stretch: Stretch, fitted) -> Iterator[np.ndarray
         )
 
 
-def at_rate(source: Source, stretch: Stretch) -> Iterator[Shown]:
-    """The source's frames at an even rate, that from which the stretch counts."""
-    if not source.timed:
-        return source.shown()
-    forced = stretch.fps and stretch.fps != source.fps
-    return at_even_times(source.shown(), stretch.counted(source), 0.0 if forced else 1.0 if source.even else 0.5)
+class Pace:
+    """A source's frames at an even rate, that from which a stretch counts, with the number of each from the clip's beginning."""
+
+    def __init__(self, source: Source, stretch: Stretch):
+        self.source, self.stretch, self.fps = source, stretch, stretch.counted(source)
+        self.repeated = self.left_out = 0
+
+    def numbered(self, tick: Callable[[], None] = no_tick) -> Iterator[tuple[int, Shown]]:
+        source = self.source
+        if not source.timed:
+            yield from enumerate(source.shown(0.0, tick))
+            return
+        forced = self.fps != source.fps
+        shown = source.shown(self.stretch.start / self.fps, tick)
+        first = next(shown, None)
+        if first is None:
+            return
+        begin = max(0, round(first.begin * self.fps))
+        paced = at_even_times(chain([first], shown), self.fps, 0.0 if forced else 1.0 if source.even else 0.5, begin, self.note)
+        for number, frame in enumerate(paced, begin):
+            if not forced and number >= self.stretch.start and (self.repeated or self.left_out):
+                self.tell(number - self.stretch.start + 1)
+            yield number, frame
+
+    def note(self, number: int, repeats: bool) -> None:
+        """A frame is repeated or left out for the sake of the pace."""
+        if number >= self.stretch.start:
+            self.repeated, self.left_out = self.repeated + repeats, self.left_out + (not repeats)
+
+    def tell(self, frames: int) -> None:
+        self.source.notes["pace"] = (
+            f"The clip's frames do not come evenly. To keep its pace at {self.fps:.5g} frames a second, {self.repeated} of {frames} frames repeat the one "
+            f"before, and {self.left_out} were left out. force_fps sets another rate: a lower one repeats fewer, a higher one leaves out fewer."
+        )
 
 
-def at_even_times(shown: Iterable[Shown], fps: float, patience: float) -> Iterator[Shown]:
-    """Frames for the times 0, 1/fps, 2/fps, ...: each that is shown is given for the time that its own is nearest to, repeated over times
-    that no other is near to, and left out where it is too late for the one that is next.
+def at_even_times(
+    shown: Iterable[Shown], fps: float, patience: float, begin: int = 0, note: Callable[[int, bool], None] | None = None
+) -> Iterator[Shown]:
+    """Frames for the times begin/fps, (begin + 1)/fps, ...: each that is shown is given for the time that its own is nearest to, repeated over
+    times that no other is near to, and left out where it is too late for the one that is next.
 
     patience: frames by which one may be early or late beyond the half that rounds before that happens, so that a rate which wavers about
-    fps loses none. After FFmpeg's -fps_mode cfr, whose patience is 0.6."""
-    slack, given = 0.5 + patience - 1e-6, 0
+    fps loses none. After FFmpeg's -fps_mode cfr, whose patience is 0.6. note: is told at which number a frame is repeated (True) or left out."""
+    slack, given = 0.5 + patience - 1e-6, begin
     last: Shown | None = None
 
-    def repeats(due: float) -> int:
-        return round(due - given) if due - given > slack else 0
+    def repeats(due: float) -> Iterator[Shown]:
+        nonlocal given
+        for _ in range(round(due - given) if last and due - given > slack else 0):
+            if note:
+                note(given, True)
+            yield last
+            given += 1
 
     for frame, final in with_end(shown):
         due, end = frame.begin * fps, (frame.begin + frame.duration) * fps
-        if last:
-            for _ in range(repeats(due)):
-                yield last
-                given += 1
+        yield from repeats(due)
         if last is None or (due - given >= -slack and not (final and given >= end + slack - 0.5)):
             yield frame
             given += 1
+        elif note:
+            note(given, False)
         last = frame
-        for _ in range(repeats(end) if final else 0):
-            yield frame
-            given += 1
+        if final:
+            yield from repeats(end)
 
 
 def with_end(shown: Iterable[Shown]) -> Iterator[tuple[Shown, bool]]:
@@ -170,11 +206,11 @@ def with_end(shown: Iterable[Shown]) -> Iterator[tuple[Shown, bool]]:
         frame = following
 
 
-def load_sound(source: Source, stretch: Stretch, frames: int) -> tuple[Tensor | None, int]:
+def load_sound(source: Source, stretch: Stretch, frames: int, tick: Callable[[], None] = no_tick) -> tuple[Tensor | None, int]:
     """The sound while `frames` frames of a stretch are shown: fp32 [channels, samples], shorter where it ends earlier, and its sample rate.
-    (None, 0) without any. Raises ValueError for a file that cannot be decoded."""
+    tick: as of `load_clip`. (None, 0) without any. Raises ValueError for a file that cannot be decoded."""
     begin, rate = stretch.start / stretch.counted(source), stretch.rate(source)
-    samples, sample_rate = source.sound(begin, begin + frames / rate)
+    samples, sample_rate = source.sound(begin, begin + frames / rate, tick)
     return (None if samples is None else torch.from_numpy(samples)), sample_rate
 
 
@@ -189,9 +225,9 @@ def restored_size(size: tuple[int, int], source: Source, stretch: Stretch) -> tu
     return fit.scaled
 
 
-def uncut(source: Source, stretch: Stretch) -> Iterator[np.ndarray]:
+def uncut(source: Source, stretch: Stretch, tick: Callable[[], None] = no_tick) -> Iterator[np.ndarray]:
     """`decode_frames` without the crop or the padding."""
-    return pictures_of(source, stretch, stretch.fit(source).scale)
+    return pictures_of(source, stretch, stretch.fit(source).scale, tick)
 
 
 def restored(chunks: Iterable[np.ndarray], source: Source, stretch: Stretch, own: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

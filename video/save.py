@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from .source import EXACT
+from .colour import EXACT
 from .whole import Unwritable, whole
 
 H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"

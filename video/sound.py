@@ -1,0 +1,142 @@
+"""A clip's sound, each part of it at its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+import numpy as np
+
+from .shown import no_tick
+from .timing import DISCONTINUOUS, Clock
+
+PREROLL = 0.5  # seconds of sound decoded before a stretch: MP3 and AAC frames need those before them
+MOST_SAMPLES = 768_000  # a second of sound, the most that converters make
+# Sound stays where the sample before it ends, unless the times of this many frames in a row say that it lies so many seconds elsewhere: times are
+# rounded to milliseconds in some containers, and waver where a stream was recorded live.
+OUT_OF_STEP, IN_A_ROW = 0.015, 3
+AHEAD = 0.25  # seconds of sound decoded after a stretch, which tell where its last piece lies
+
+
+@dataclass
+class Heard:
+    """Pieces of sound, fp32 [channels, samples] each, and when they are said to be heard: sample numbers from the beginning of a stretch."""
+
+    rate: int
+    begins: list[int] = field(default_factory=list)
+    pieces: list[np.ndarray] = field(default_factory=list)
+    bad: int = 0
+
+    def joined(self, samples: int) -> np.ndarray | None:
+        """The first so many samples, [channels, samples], or fewer where the sound ends before; silence where nothing is heard. None without any."""
+        placed = list(zip(self.placed(), self.pieces, strict=True))
+        end = min(max((begin + piece.shape[1] for begin, piece in placed), default=0), samples)
+        if not any(begin < end and begin + piece.shape[1] > 0 for begin, piece in placed) or end <= 0:
+            return None
+        whole = np.zeros((self.pieces[0].shape[0], end), np.float32)
+        for begin, piece in placed:
+            left, right = max(begin, 0), min(begin + piece.shape[1], end)
+            if left < right:
+                whole[:, left:right] = piece[:, left - begin : right - begin]
+        return whole
+
+    def placed(self) -> Iterator[int]:
+        """Where each piece begins."""
+        begin = 0
+        for number, (said, piece) in enumerate(zip(self.begins, self.pieces, strict=True)):
+            begin = said if number == 0 or self.out_of_step(number, begin) else begin
+            yield begin
+            begin += piece.shape[1]
+
+    def out_of_step(self, number: int, begin: int) -> bool:
+        """Whether a piece and those after it are said to be heard elsewhere than where they follow from `begin` on."""
+        apart = list[int]()
+        for said, piece in zip(self.begins[number : number + IN_A_ROW], self.pieces[number : number + IN_A_ROW], strict=True):
+            apart.append(said - begin)
+            begin += piece.shape[1]
+        least = OUT_OF_STEP * self.rate
+        return min(apart) > least or max(apart) < -least
+
+
+def heard(
+    container, stream, pictures, origin: float, begin: float, end: float, tick: Callable[[], None] = no_tick
+) -> tuple[np.ndarray | None, int, int]:
+    """What an audio stream gives from `begin` to `end` seconds after `origin`: fp32 [channels, samples] or None, its sample rate, and how many
+    of its packets could not be decoded. pictures: the video stream whose times are followed where they begin again; None without one.
+
+    Raises ValueError for a stream that cannot be decoded."""
+    if stream.codec_context is None:
+        raise ValueError("its sound is of a kind that cannot be decoded. Convert it, or take the sound out of the file.")
+    rate = stream.rate
+    if not 0 < rate <= MOST_SAMPLES:
+        raise ValueError(f"its sound claims {rate} samples a second. Convert it, or take the sound out of the file.")
+    rate = int(rate)
+    first, last = round(begin * rate), round(end * rate)
+    if begin > PREROLL and not container.format.flags & DISCONTINUOUS:
+        container.seek(int((origin + begin - PREROLL) / stream.time_base), stream=stream)
+    found, resample, decoded = Heard(rate), Resampler(rate), 0
+    for packet in packets_in_step(container, stream, pictures, tick):
+        time = None if packet.pts is None else float(packet.pts * stream.time_base) - origin
+        if time is not None and time < begin - PREROLL - 1:
+            continue
+        try:
+            frames = [] if packet.size == 0 and packet.pts is not None else stream.codec_context.decode(packet if packet.size else None)
+        except (av.FFmpegError, EOFError):
+            found.bad += 1
+            continue
+        for frame in frames:
+            decoded, piece = decoded + 1, resample(frame)
+            said = packet.pts if frame.pts is None else frame.pts
+            if said is not None:
+                place = round((float(said * stream.time_base) - origin) * rate) - first
+            else:
+                place = found.begins[-1] + found.pieces[-1].shape[1] if found.pieces else -first
+            if piece.shape[1] and place + piece.shape[1] > -PREROLL * rate:
+                found.begins.append(place)
+                found.pieces.append(piece)
+        if time is not None and time > end + AHEAD:
+            break
+    if not decoded and found.bad:
+        raise ValueError("its sound cannot be decoded. Convert it, or take the sound out of the file.")
+    return found.joined(last - first), rate, found.bad
+
+
+def packets_in_step(container, stream, pictures, tick: Callable[[], None]) -> Iterator:
+    """A stream's packets, at times that go on where the pictures' begin again."""
+    leader = None if pictures is None else Clock(container, pictures)
+    clock, waiting = Clock(container, stream, leader and leader.offsets), list[Any]()
+    streams = [stream] if pictures is None else [pictures, stream]
+    try:
+        for packet in container.demux(*streams):
+            tick()
+            if leader is not None and packet.stream_index == pictures.index:
+                leader.mend(packet)
+                while waiting and clock.mend(waiting[0]):
+                    yield waiting.pop(0)
+            elif not waiting and clock.mend(packet):
+                yield packet
+            else:
+                waiting.append(packet)
+    except av.FFmpegError:  # the file ends here
+        pass
+    yield from waiting
+
+
+class Resampler:
+    """Decoded frames to fp32 [channels, samples] of one rate and one layout, those of the first."""
+
+    def __init__(self, rate: int):
+        self.rate, self.layout, self.kind = rate, None, None
+        self.inner: Any = None
+
+    def __call__(self, frame) -> np.ndarray:
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        self.layout = self.layout or frame.layout
+        if self.inner is None or kind != self.kind:
+            # packed: of a planar frame of eight channels PyAV counts planes until it meets what is not its own
+            self.inner, self.kind = av.AudioResampler(format="flt", layout=self.layout, rate=self.rate), kind
+        channels = self.layout.nb_channels
+        pieces = [part.to_ndarray().reshape(-1, channels).T for part in self.inner.resample(frame)]
+        return np.concatenate(pieces, 1) if pieces else np.zeros((channels, 0), np.float32)
