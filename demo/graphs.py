@@ -7,9 +7,11 @@ so that what the demo and the tests run is the very file that an artist opens. W
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}  # inputs of these types are typed in, all others are sockets
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"  # a combo whose choice brings inputs of its own; since 0.30 core's Save Video has one
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}  # inputs of these types are typed in, all others are sockets
 DRAWN_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}  # live in the page, the server does not know them
 MUTED, BYPASSED = 2, 4
 
@@ -46,20 +48,15 @@ def widget_values(node: dict, info: dict) -> dict[str, Any]:
     """The typed-in inputs of a workflow's node by name. The file has their values without names, in the page's order.
 
     Values beyond the known widgets are ignored: an upload button, which the page puts last, saves one."""
-    specs = [
-        (name, info["input"][kind][name])
-        for kind in ("required", "optional")
-        for name in info.get("input_order", info["input"]).get(kind, [])
-        if _is_widget(info["input"][kind][name])
-    ]
     values = list(node.get("widgets_values") or [])
-    found = {}
-    for name, spec in specs:
+
+    def next_value(name: str, spec: list) -> Any:
         value = values.pop(0) if values else _default(spec)
-        found[name] = {"__value__": value} if isinstance(value, list) else value  # a bare list would be read as a link
         if values and _has_control(name, spec):
             values.pop(0)  # "randomize", "fixed", ...: what the page does to the value after a run
-    return found
+        return {"__value__": value} if isinstance(value, list) else value  # a bare list would be read as a link
+
+    return _typed_in(info["input"], info.get("input_order", {}), next_value)
 
 
 def with_defaults(prompt: dict[str, dict], types: dict[str, dict]) -> dict[str, dict]:
@@ -68,10 +65,27 @@ def with_defaults(prompt: dict[str, dict], types: dict[str, dict]) -> dict[str, 
     So a prompt that is written by hand goes on working when a node gets another input."""
     whole = {}
     for key, node in prompt.items():
-        told = types[node["class_type"]]["input"]
-        specs = {name: spec for kind in ("required", "optional") for name, spec in told.get(kind, {}).items() if _is_widget(spec)}
-        whole[key] = {**node, "inputs": {name: _default(spec) for name, spec in specs.items()} | node["inputs"]}
+        given = node["inputs"]
+        value = lambda name, spec, given=given: given[name] if name in given else _default(spec)  # noqa: E731
+        whole[key] = {**node, "inputs": _typed_in(types[node["class_type"]]["input"], {}, value) | given}
     return whole
+
+
+def _typed_in(inputs: dict, order: dict, value: Callable[[str, list], Any], before: str = "") -> dict[str, Any]:
+    """value(name, spec) of each typed-in input, in the page's order. Those of a dynamic combo's choice come after it, as "codec.quality".
+
+    inputs: {"required": {name: spec}, "optional": ...}. order: names by kind, where it is not that of `inputs`."""
+    found = {}
+    for kind in ("required", "optional"):
+        specs = inputs.get(kind, {})
+        for name in order.get(kind, specs):
+            if not _is_widget(specs[name]):
+                continue
+            found[before + name] = chosen = value(before + name, specs[name])
+            if specs[name][0] == DYNAMIC:
+                brought = next((option["inputs"] for option in specs[name][1]["options"] if option["key"] == chosen), {})
+                found |= _typed_in(brought, {}, value, f"{before}{name}.")
+    return found
 
 
 def _is_widget(spec: list) -> bool:
@@ -86,8 +100,9 @@ def _has_control(name: str, spec: list) -> bool:
 
 def _default(spec: list) -> Any:
     options = spec[1] if len(spec) > 1 else {}
-    if isinstance(spec[0], list) or spec[0] == "COMBO":
+    if isinstance(spec[0], list) or spec[0] in ("COMBO", DYNAMIC):
         choices = spec[0] if isinstance(spec[0], list) else options.get("options", [])
+        choices = [choice["key"] for choice in choices] if spec[0] == DYNAMIC else choices
         return options.get("default") or (choices[0] if choices else None)
     return options.get("default", {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False}[options.get("widgetType", spec[0])])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.graphs import to_prompt
+from demo.graphs import to_prompt, with_defaults
 
 HERE = Path(__file__).parent
 WORKFLOWS = sorted((HERE.parents[1] / "workflows").glob("*.json"))
@@ -63,6 +63,59 @@ def test_values_that_the_file_lacks_are_the_defaults() -> None:
     info = {"Sampler": {"input": {"required": inputs}, "display_name": "Sampler"}}
     node = {"id": 1, "type": "Sampler", "mode": 0, "inputs": [], "outputs": [], "widgets_values": ["mine"]}
     assert to_prompt({"nodes": [node], "links": []}, info)["1"]["inputs"] == {"name": "mine", "steps": 25, "solver": "euler"}
+
+
+QUALITY = ["FLOAT", {"default": 23.0}]
+ENCODING = [
+    "COMFY_DYNAMICCOMBO_V3",
+    {"options": [{"key": "auto", "inputs": {"required": {}}}, {"key": "again", "inputs": {"required": {"crf": QUALITY}}}]},
+]
+CODEC = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "auto", "inputs": {"required": {}}}, {"key": "h264", "inputs": {"required": {}, "optional": {"encoding": ENCODING}}}]}]  # fmt: skip
+NEWER = {  # as ComfyUI since 0.30 tells of its own nodes that have combos whose choice brings further inputs
+    "Save": {"input": {"required": {"video": ["VIDEO", {}], "name": ["STRING", {}], "codec": CODEC}, "optional": {"note": ["STRING", {"default": "none"}]}}}
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "saved, expected",
+    [
+        (["a"], {"codec": "auto", "note": "none"}),
+        (["a", "auto", "seen"], {"codec": "auto", "note": "seen"}),
+        (["a", "h264"], {"codec": "h264", "codec.encoding": "auto", "note": "none"}),
+        (["a", "h264", "auto", "seen"], {"codec": "h264", "codec.encoding": "auto", "note": "seen"}),
+        (["a", "h264", "again", 20, "seen"], {"codec": "h264", "codec.encoding": "again", "codec.encoding.crf": 20, "note": "seen"}),
+        (["a", "of another time", "seen"], {"codec": "of another time", "note": "seen"}),
+    ],
+)
+def test_a_choice_brings_its_own_inputs_after_it(saved: list, expected: dict) -> None:
+    node = {"id": 1, "type": "Save", "mode": 0, "title": "Save", "inputs": [], "outputs": [], "widgets_values": saved}
+    inputs = to_prompt({"nodes": [node], "links": []}, NEWER)["1"]["inputs"]
+    assert inputs == {"name": "a"} | expected and list(inputs) == ["name", *expected]
+
+
+def test_a_prompt_written_by_hand_gets_what_its_choice_asks_for() -> None:
+    prompt = {"1": {"class_type": "Save", "inputs": {"video": ["2", 0], "codec": "h264", "codec.encoding": "again"}}}
+    inputs = with_defaults(prompt, NEWER)["1"]["inputs"]
+    assert inputs == {
+        "video": ["2", 0],
+        "name": "",
+        "codec": "h264",
+        "codec.encoding": "again",
+        "codec.encoding.crf": 23.0,
+        "note": "none",
+    }
+
+
+def test_a_file_from_an_older_comfyui_takes_the_default_of_an_input_that_came_later() -> None:
+    inputs = {
+        "required": {"images": ["IMAGE", {}], "fps": ["FLOAT", {"default": 30.0}]},
+        "optional": {"bit_depth": ["INT", {"default": 8}]},
+    }
+    info = {
+        "Create": {"input": inputs, "input_order": {"required": ["images", "fps"], "optional": ["bit_depth"]}, "display_name": "Create"}
+    }
+    node = {"id": 1, "type": "Create", "mode": 0, "inputs": [], "outputs": [], "widgets_values": [12]}
+    assert to_prompt({"nodes": [node], "links": []}, info)["1"]["inputs"] == {"fps": 12, "bit_depth": 8}
 
 
 def test_an_unknown_node_type_is_named() -> None:
