@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,17 +108,15 @@ def frame_rate(container, stream, times: list[float], end: float | None) -> tupl
     if container.format.flags & NO_TIMESTAMPS:  # such as a bare H.264 stream
         return float(stream.guessed_rate or stream.average_rate or 24), True
     average, base = (float(rate) if rate else 0.0 for rate in (stream.average_rate or stream.guessed_rate, stream.base_rate))
-    average = average or base or 24.0
-    if end is not None and end > times[0]:
+    average, usual = average or base or 24.0, 1 / (usual_step(times) or math.inf)
+    if end is not None and end > times[0] and abs(usual / average - 1) > 0.01:
         # The header's is that of the first frames alone in a GIF, and of slots in an AVI, of which many may be empty.
         measured = len(times) / (end - times[0])
         average = measured if abs(measured / average - 1) > 0.01 else average
     even = not base or abs(base / average - 1) < 1e-3
     if LEAST_VARYING * average < base < MOST_REPEATED * average:
         return base, even
-    if base >= MOST_REPEATED * average and (step := usual_step(times)):
-        return max(average, 1 / step), even
-    return average, even
+    return (usual if usual > LEAST_VARYING * average else average), even
 
 
 def usual_step(times: list[float]) -> float:
