@@ -3,6 +3,7 @@
 nox -s demo            edits the demo clip in a real ComfyUI; results in out/demo/
 nox -s tests           all tests but the slow ones, and whether they reach every error; plain `nox` runs this
 nox -s slow            the slow ones
+nox -s release         what must hold when a version is published: translations are up to date
 nox -s browser         ComfyUI's page in Chromium: templates, a run, help; screenshots in out/browser/
 nox -s lint            ruff and mypy
 nox -s ui              ComfyUI's page with the pack, the demo checkpoint, clips and workflows, until Ctrl-C
@@ -35,6 +36,7 @@ from demo.comfy_source import find_comfy  # noqa: E402
 CACHE = ROOT / ".cache"
 PINS = ROOT / "demo" / "environment"
 SELENIUM = "selenium==4.51.0"  # what no other session needs
+FAST = "not slow and not release"
 ROOMS = ("nodes", "video", "inversion", "attention", "blending", "host", "metrics")
 
 nox.options.sessions = ["tests"]
@@ -97,16 +99,26 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
+    """In two processes, file by file, unless pytest is told what to run."""
     environment, data = Environment(session), CACHE / "coverage"
-    watched = ("coverage", "run", f"--data-file={data}", f"--source={','.join(ROOMS)}", "-m")
-    environment.run(*watched, "pytest", "-m", "not slow", *session.posargs)
-    if not session.posargs and sys.platform == "linux":  # some refusals are provoked on Linux only
+    if session.posargs:
+        environment.run("pytest", "-m", FAST, *session.posargs)
+        return
+    spread = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
+    watched = ("--cov-report=", *(f"--cov={room}" for room in ROOMS))
+    environment.run("pytest", "-m", FAST, *spread, *watched, COVERAGE_FILE=str(data))
+    if sys.platform == "linux":  # some refusals are provoked on Linux only
         environment.run("demo.errors", "--untested", str(data))
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    Environment(session).run("pytest", "-m", "slow", *session.posargs)
+    Environment(session).run("pytest", "-m", "slow", *session.posargs, OMP_NUM_THREADS=str(os.cpu_count()))
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    Environment(session).run("pytest", "-m", "release", *session.posargs)
 
 
 @nox.session

@@ -108,6 +108,11 @@ def faults(english: dict[str, str], options: dict[str, list[str]], translated: d
     return found
 
 
+def up_to_date(english: dict[str, str], translated: dict[str, str], stamps: dict[str, str]) -> set[str]:
+    """The places whose translation was made from the present English text."""
+    return {place for place in english.keys() & translated.keys() & stamps.keys() if stamps[place].split()[0] == digest(english[place])}
+
+
 def text_faults(place: str, text: str, mine: str, english: dict, options, translated: dict) -> Iterator[str]:
     """What is wrong with a single translation `mine` of `text`."""
     node = place.split(".")[0]

@@ -1,10 +1,14 @@
 """Makes the pack importable as `blade` whatever its folder is called, and lets no host test be skipped."""
 
+import os
 import sys
 import types
 from pathlib import Path
 
 import pytest
+
+# Before anything imports torch, and for the servers too: threads of two processes on two cores slow each other tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).resolve().parent
 collect_ignore = ["browser"]  # needs a browser: `nox -s browser` asks for it by name

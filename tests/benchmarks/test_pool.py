@@ -13,6 +13,12 @@ import torch
 from benchmarks import pool
 
 
+@pytest.fixture(autouse=True)
+def own_import_path(monkeypatch):
+    """Workers get this process's: tests in the host put ComfyUI's folder there, which holds another package `tests`."""
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not Path(folder, "comfy").is_dir()])
+
+
 def make(checkpoint: Path) -> tuple[str, int, int]:
     return checkpoint.name, os.getpid(), torch.get_num_threads()
 

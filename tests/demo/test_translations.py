@@ -5,7 +5,20 @@ import re
 
 import pytest
 
-from demo.translations import LANGUAGES, LOCALES, STAMPS, english_texts, faults, flat, option_names, read, stamped, translated_texts
+from demo.translations import (
+    LANGUAGES,
+    LOCALES,
+    MARKS,
+    STAMPS,
+    english_texts,
+    faults,
+    flat,
+    option_names,
+    read,
+    stamped,
+    translated_texts,
+    up_to_date,
+)
 
 INFO = {
     "BLADE_Paint": {
@@ -109,6 +122,20 @@ def test_a_translation_that_was_never_recorded_is_named(english, german):
     assert found(english, german, stamps) == [f"{SIZE}.tooltip: no record says from which English text it was translated"]
 
 
+def test_of_what_is_up_to_date_only_the_words_can_be_wrong(english, german):
+    """A text that is new, one that has changed, one that is gone and one that was never recorded wait until they are translated."""
+    stamps = stamped(english, german, {})
+    del stamps[f"{MODE}.name"]
+    changed = english | {"BLADE_Again.description": "Paints twice.", "BLADE_Paint.inputs.new_one.name": "new_one"}
+    del changed["BLADE_Paint.inputs.vae.name"]
+    wrong = german | {f"{SIZE}.tooltip": "In Pixeln; 1 nimmt 8x8."}
+    places = up_to_date(changed, wrong, stamps)
+    assert places == german.keys() - {"BLADE_Again.description", f"{MODE}.name", "BLADE_Paint.inputs.vae.name"}
+    current = [{place: text for place, text in of.items() if place in places} for of in (changed, wrong, stamps)]
+    number, _ = faults(current[0], option_names(INFO), *current[1:])
+    assert number == f"{SIZE}.tooltip: lacks numbers of the English text: -1"
+
+
 @pytest.mark.parametrize(
     ("place", "text", "fault"),
     [
@@ -140,6 +167,11 @@ def test_the_files_are_the_languages_and_of_one_form():
     for file in files:
         assert file.read_text(encoding="utf-8") == json.dumps(read(file), indent=2, ensure_ascii=False) + "\n", file
     assert read(STAMPS).keys() == set(LANGUAGES)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_can_show_every_translation_an_old_one_too(language):
+    assert [place for place, text in translated_texts(language).items() if MARKS.search(text)] == []
 
 
 @pytest.mark.parametrize(("language", "letters"), [("zh", r"[\u4e00-\u9fff]"), ("ja", r"[\u3040-\u30ff]")])
