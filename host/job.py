@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import html
 import logging
 import math
 import sys
@@ -16,6 +17,8 @@ import psutil
 
 from .frames import WATCH, hindered
 
+KEY_FRAMES = 60  # frames that are read before the first that is wanted, as most cameras write clips that can be sought in
+TOLD_EVERY = 0.1  # seconds: a server that passes on each of a thousand frames a second has time for nothing else
 COPIES = 14  # of the clip's latents that core, the solver and blending hold at once
 
 
@@ -119,9 +122,9 @@ class Watch:
         told = f"{self.job.sentence()}; took {duration(time.monotonic() - self.begin)}"
         self.say(f"{told}; {found}" if found else told, log=False)
 
-    def warn(self, lacking: str) -> None:
-        """Tells, once, what another pack's patch has kept from happening."""
-        sentence = hindered(lacking)
+    def warn(self, lacking: str, why: str = "") -> None:
+        """Tells, once, what has not happened, and why: without a reason, for another pack's patch."""
+        sentence = f"Warning: {lacking}, since {why}." if why else hindered(lacking)
         if sentence not in self.job.warning:
             self.job.warning = f"{self.job.warning}\n{sentence}".strip()
             logging.warning("BLADE: %s", sentence)
@@ -132,10 +135,18 @@ class Watch:
         show_in_node(sentence, self.node_id)
 
     def on(self, model):
-        """A clone of a MODEL that reports to this watch."""
+        """A clone of a MODEL, the job's own or made of it, that reports to this watch."""
         model = model.clone()
+        # Where a run fails, ComfyUI's traceback holds this clone in a circle. With others between it and the job's MODEL, all would be collected at
+        # once; core could not hand the loaded network back to a MODEL that lives on, and would warn of a leak from then on.
+        model.parent = self.job.model
         model.model_options.setdefault("transformer_options", {})[WATCH] = self
         return model
+
+
+def check_cancelled() -> None:
+    """Ends the work where the artist has cancelled it. For a room to call often."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def frame_ticks(whole: int) -> Callable[[], None]:
@@ -143,17 +154,38 @@ def frame_ticks(whole: int) -> Callable[[], None]:
     bar = comfy.utils.ProgressBar(whole)
 
     def tick() -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        check_cancelled()
         bar.update(1)
 
     return tick
 
 
+def reading_ticks(wanted: int, before: int) -> Callable[[], None]:
+    """A function for a room to call for each frame that it reads of a clip: moves the progress bar, and ends the work where the artist cancels.
+
+    wanted: about how many frames are read (0: nobody knows). before: how many lie before them, of which few are read where the file can be sought in."""
+    bar, passed, told = comfy.utils.ProgressBar(1), 0, -math.inf
+    whole, most = max(1, wanted + min(before, KEY_FRAMES)), wanted + before if wanted else math.inf
+
+    def tick() -> None:
+        nonlocal passed, whole, told
+        check_cancelled()
+        passed += 1
+        if whole < passed <= most:
+            whole = int(min(2 * whole, most))
+        if (now := time.monotonic()) - told > TOLD_EVERY:
+            told = now
+            bar.update_absolute(min(passed, whole), whole)
+
+    return tick
+
+
 def show_in_node(sentence: str, node_id: str | None) -> None:
-    """Puts text into a node on the page; does nothing where no server runs."""
+    """Puts text into a node on the page; does nothing where no server runs. Whatever comes out of a file may stand in it, and the page takes it for HTML,
+    newer ones for Markdown, where a picture begins with a bracket."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None and node_id is not None:
-        server.send_progress_text(sentence, node_id)
+        server.send_progress_text(html.escape(sentence, quote=False).replace("[", "&#91;"), node_id)
 
 
 def gib(size: float) -> str:

@@ -11,12 +11,12 @@ from ..video.save import check_fps
 from ..video.source import Film, Held, Source
 
 
-def video_source(video) -> Source:
-    """Raises ValueError for a VIDEO that cannot be decoded."""
+def video_source(video, deinterlace: bool = True) -> Source:
+    """deinterlace: as of Film; a VIDEO that holds its frames has none to make whole. Raises ValueError for a VIDEO that cannot be decoded."""
     # A VIDEO of a file is read from there; ComfyUI after 0.3.75 can trim one, and after 0.33 crop it, which its file knows nothing of.
     cut = any(getattr(video, f"_VideoFromFile__{name}", None) for name in ("start_time", "duration", "crop"))
     if isinstance(video, InputImpl.VideoFromFile) and not cut:
-        return Film(video.get_stream_source())
+        return Film(video.get_stream_source(), deinterlace)
     parts = video.get_components()
     images, (waveform, rate), fps = parts.images, sound_of(parts.audio), float(parts.frame_rate)
     if images.ndim == 4 and not len(images):

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
+from ..host.job import check_cancelled
 from ..host.vae import check_room, check_vae, encode_chunks, fitting_chunk
 from ..video.fit import CROP
 from ..video.load import Stretch, decode_frames, load_sound
 from .common import CATEGORY, checked, naming
-from .load_video import CLIPS, check_file, clip_source, reading, stretch_inputs, stretch_outputs, to_audio, video_input
+from .load_video import CLIPS, check_file, clip_source, reading, stretch_inputs, stretch_outputs, tell, to_audio, video_input
 
 TITLE = "Encode Video (BLADE)"
 
@@ -36,6 +37,7 @@ class EncodeVideo(io.ComfyNode):
                 io.Latent.Output(display_name="latent", tooltip="The clip, one latent a frame, for DDIM Invert (BLADE)."),
                 *stretch_outputs(),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -59,11 +61,12 @@ class EncodeVideo(io.ComfyNode):
         force_fps: float = 0.0,
         sides: str = CROP,
         chunk_frames: int = 0,
+        deinterlace: bool = True,
     ) -> io.NodeOutput:
         with naming(TITLE, "vae"):
             check_vae(vae)
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
-        source = clip_source(TITLE, video)
+        source = clip_source(TITLE, video, deinterlace)
         with reading(TITLE, video):
             size = stretch.fit(source).size
         with naming(TITLE, "longest_side"):
@@ -71,14 +74,15 @@ class EncodeVideo(io.ComfyNode):
 
         def frames() -> Iterator[np.ndarray]:
             with reading(TITLE, video):
-                yield from decode_frames(source, stretch)
+                yield from decode_frames(source, stretch, check_cancelled)
 
         chunk = chunk_frames or fitting_chunk(vae, "encode", (1, 3, *size))
         with naming(TITLE, "vae"):
             samples = joined(encode_chunks(vae, frames(), chunk, stretch.expected(source)))
         with reading(TITLE, video):
-            sound = load_sound(source, stretch, len(samples))
-        return io.NodeOutput({"samples": samples}, stretch.rate(source), to_audio(*sound), len(samples), (source, stretch))
+            audio = to_audio(*load_sound(source, stretch, len(samples), check_cancelled))
+        tell(cls, source, len(samples), stretch, audio)
+        return io.NodeOutput({"samples": samples}, stretch.rate(source), audio, len(samples), (source, stretch))
 
 
 def joined(chunks: Iterable[torch.Tensor]) -> torch.Tensor:

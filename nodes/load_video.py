@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..host.job import free_memory
+from ..host.job import free_memory, reading_ticks, show_in_node
 from ..host.settings import SUBFOLDERS, setting
 from ..video.fit import CROP, PAD
-from ..video.load import Stretch, load_clip
+from ..video.load import Clip, Stretch, load_clip
 from ..video.source import Source, source_of_path
 from .common import CATEGORY, FitSocket, check_inside, checked, naming
 from .files import FileInput, FilesRead, clips_of_folder, file_path
@@ -33,6 +35,7 @@ class LoadVideo(io.ComfyNode):
                 io.Image.Output(display_name="frames", tooltip="[frames, height, width, 3], both sides multiples of 8."),
                 *stretch_outputs(),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -54,12 +57,13 @@ class LoadVideo(io.ComfyNode):
         longest_side: int,
         force_fps: float = 0.0,
         sides: str = CROP,
+        deinterlace: bool = True,
     ) -> io.NodeOutput:
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
-        source = clip_source(TITLE, video)
+        source = clip_source(TITLE, video, deinterlace)
         with reading(TITLE, video):
-            clip = load_clip(source, stretch, free_memory())
-        return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))
+            clip = load_clip(source, stretch, free_memory(), ticks_of(source, stretch))
+        return clip_outputs(cls, clip, source, stretch)
 
 
 def video_input() -> io.Input:
@@ -100,6 +104,12 @@ def stretch_inputs() -> list[io.Input]:
             options=[CROP, PAD],
             tooltip="The model needs sides that are multiples of 8. Crop takes up to 7 pixels off, pad repeats the outermost ones. Either is "
             "undone in the file if fit is connected to Save Video or Decode Video.",
+        ),
+        io.Boolean.Input(
+            "deinterlace",
+            default=True,
+            optional=True,  # graphs that were written before it was there run as they are
+            tooltip="Make whole frames of interlaced ones, where the clip says that it holds such: old camcorders, TV. Moving edges are combed without it.",
         ),
     ]
 
@@ -148,13 +158,13 @@ def file_stamp(video: str) -> str:
 CLIPS = FilesRead(file_stamp)
 
 
-def clip_source(title: str, video: str) -> Source:
+def clip_source(title: str, video: str, deinterlace: bool) -> Source:
     """A clip of the input folder. Raises ValueError, with node and input, for one that is not there, lies elsewhere or cannot be read."""
     with naming(title, "video"):
         path = clip_path(video)
     CLIPS.note(video)
     with reading(title, video):
-        return source_of_path(path)
+        return source_of_path(path, deinterlace)
 
 
 @contextmanager
@@ -164,6 +174,30 @@ def reading(title: str, video: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{title}, input video: {video!r} cannot be used: {error}") from error
+
+
+def ticks_of(source: Source, stretch: Stretch) -> Callable[[], None]:
+    """What the reading of a stretch is to call: progress, and Cancel."""
+    pace = source.fps / stretch.counted(source) if source.timed else 1.0  # frames of the source for each that is counted
+    wanted = (stretch.expected(source) or 0) * stretch.every_nth
+    return reading_ticks(math.ceil(wanted * pace), math.ceil(stretch.start * pace))
+
+
+def clip_outputs(node: type[io.ComfyNode], clip: Clip, source: Source, stretch: Stretch) -> io.NodeOutput:
+    """A clip's frames and what stretch_outputs names. The node tells what it has read."""
+    audio = to_audio(clip.waveform, clip.sample_rate)
+    tell(node, source, len(clip.frames), stretch, audio)
+    return io.NodeOutput(clip.frames, clip.fps, audio, len(clip.frames), (source, stretch))
+
+
+def tell(node: type[io.ComfyNode], source: Source, frames: int, stretch: Stretch, audio: dict | None) -> None:
+    """Shows in the node what was read of a clip, and what was done to it. Always something: a page keeps the text of the last run otherwise."""
+    height, width = stretch.fit(source).size
+    sound = "with sound" if audio else "without sound"
+    read = f"{frames} frame{'s' * (frames > 1)} of {width}x{height} at {stretch.rate(source):.5g} frames a second, {sound}"
+    for note in source.notes.values():
+        logging.info("BLADE: %s", note)
+    show_in_node("\n".join([read, *source.notes.values()]), node.hidden.unique_id if node.hidden else None)
 
 
 def to_audio(waveform, sample_rate: int) -> dict | None:

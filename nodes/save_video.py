@@ -13,7 +13,7 @@ import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
-from ..host.job import frame_ticks
+from ..host.job import check_cancelled, frame_ticks
 from ..host.video import sound_of
 from ..video.load import Stretch, restored, restored_size, uncut
 from ..video.pictures import to_bytes
@@ -179,7 +179,7 @@ def write_video(
 def own_frames(title: str, source: Source, stretch: Stretch) -> Iterator[np.ndarray]:
     """The clip's own frames, read once more; errors name the node and its input fit."""
     with naming(title, "fit"):
-        yield from uncut(source, stretch)
+        yield from uncut(source, stretch, check_cancelled)
         raise ValueError("there are more frames than in the clip that this is the fit of. Connect the fit of the clip that was edited.")
 
 

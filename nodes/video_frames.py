@@ -9,7 +9,7 @@ from ..host.video import video_source
 from ..video.fit import CROP
 from ..video.load import Stretch, load_clip
 from .common import CATEGORY, checked, naming
-from .load_video import stretch_inputs, stretch_outputs, to_audio
+from .load_video import clip_outputs, stretch_inputs, stretch_outputs, ticks_of
 
 TITLE = "Video to Frames (BLADE)"
 
@@ -27,6 +27,7 @@ class VideoToFrames(io.ComfyNode):
                 io.Image.Output(display_name="frames", tooltip="[frames, height, width, 3], both sides multiples of 8."),
                 *stretch_outputs(),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -40,9 +41,10 @@ class VideoToFrames(io.ComfyNode):
         longest_side: int = 0,
         force_fps: float = 0.0,
         sides: str = CROP,
+        deinterlace: bool = True,
     ) -> io.NodeOutput:
         stretch = Stretch(start_frame, frame_count, every_nth, longest_side, force_fps, sides)
         with naming(TITLE, "video"):
-            source = video_source(video)
-            clip = load_clip(source, stretch, free_memory())
-        return io.NodeOutput(clip.frames, clip.fps, to_audio(clip.waveform, clip.sample_rate), len(clip.frames), (source, stretch))
+            source = video_source(video, deinterlace)
+            clip = load_clip(source, stretch, free_memory(), ticks_of(source, stretch))
+        return clip_outputs(cls, clip, source, stretch)
