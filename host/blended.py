@@ -18,6 +18,7 @@ from ..blending.blend import CALLS_PER_STEP, foreground_start, sample_blended
 from ..blending.layers import Layers
 from ..inversion.trajectory import Trajectory
 from .attention import DIFFUSION_MODEL, Cond, attention_wrapper, confining, recording
+from .conditioning import check_asked
 from .frames import CONFINE, STRUCTURE, WATCH, frame_batches
 from .frames import KEY as FRAMES
 from .sampling import conds_where, solver_function
@@ -180,6 +181,8 @@ def check_run(model, x: Tensor, extra_args: dict, trajectory: Trajectory, edits:
             raise ValueError(
                 f"the guider lacks the target prompt of edit {number + 1} of {len(edits)}. Give the guider the positive output of this node."
             )
+        levels = extra_args["model_options"]["transformer_options"]["sample_sigmas"][:-1]
+        check_asked(model.inner_model.model_patcher, [(None, cond) for cond, _ in conds], levels)
 
 
 def kept_structure(layers: Layers, edits: Sequence[PromptedEdit], sigma: float) -> Tensor | None:
