@@ -1,5 +1,6 @@
 """The real ComfyUI: as a server, and imported into the test's own process."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def comfy(comfy_folder):
 
     import demo.model_pack  # noqa: F401
 
+    # The nodes collect cycles before their work. Looking at all that is imported each time would be a third of what these tests take.
+    gc.collect()
+    gc.freeze()
     return comfy
 
 
