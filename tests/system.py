@@ -54,7 +54,7 @@ def run(code: str, *arguments: object) -> str:
     """What a program prints that has the pack as `blade`; its sys.argv[2:] are the arguments. It works in one thread: in a forked process OpenMP would
     wait forever for the threads that stayed behind."""
     command = [sys.executable, "-c", PACK + code, str(ROOT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
     assert not done.returncode, done.stderr
     return done.stdout
 

@@ -44,7 +44,7 @@ class Film(Source):
             self.exact = not container.format.flags & (DISCONTINUOUS | NO_TIMESTAMPS) and not self.timing.restarts
         with opened(file) as (container, stream):
             stamps = list[int]()
-            frames = decoded(container, stream, stamps=stamps)
+            frames = decoded(container, stream, stamps=stamps, stored=True)
             first = next(frames, None)
             if first is None:
                 raise ValueError("no frame of it can be decoded. Choose another clip.")
@@ -61,8 +61,8 @@ class Film(Source):
             self.stretch = aspect if 1 / MOST_STRETCHED <= aspect <= MOST_STRETCHED else 1.0
             height, width = first.height, round(first.width * self.stretch)
             self.height, self.width = (width, height) if self.orientation.transposed else (height, width)
-            self.sorted_stamps = (
-                self.timing.storage_order and context.has_b_frames and run_backwards([first, *islice(frames, LOOKED_AT_FRAMES)])
+            self.sorted_stamps = bool(context.has_b_frames and self.timing.storage_order) and (
+                container.format.name == "avi" or run_backwards([first, *islice(frames, LOOKED_AT_FRAMES)])
             )
             self.origin = float((min(stamps) if self.sorted_stamps else first.pts or 0) * stream.time_base)
             self.frames = self.counted(container, stream)
@@ -110,10 +110,14 @@ class Film(Source):
                         last = at
                         yield at, usual, None
 
-            frames = decoded(container, stream, Clock(container, stream), stamps, tick)
+            frames = decoded(container, stream, Clock(container, stream), stamps, self.sorted_stamps, tick)
             for frame in deinterlaced(frames, self.notes) if self.deinterlace else frames:
-                # in units of the time base; PyAV before 14.3 does not tell
-                duration = float((getattr(frame, "duration", None) or 0) * frame.time_base) or usual
+                # in units of the time base; PyAV before 14.3 does not tell, and where frames are reordered it is that of decoding
+                duration = (
+                    usual
+                    if stream.codec_context.has_b_frames
+                    else float((getattr(frame, "duration", None) or 0) * frame.time_base) or usual
+                )
                 at = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0 if last is None else last + usual
                 if self.sorted_stamps and stamps:
                     at = heappop(stamps) * base
@@ -190,10 +194,13 @@ def opened(file: str | io.BytesIO) -> Iterator[tuple]:
         yield container, stream
 
 
-def decoded(container, stream, clock: Clock | None = None, stamps: list[int] | None = None, tick: Callable[[], None] = no_tick) -> Iterator:
+def decoded(
+    container, stream, clock: Clock | None = None, stamps: list[int] | None = None, stored: bool = False, tick: Callable[[], None] = no_tick
+) -> Iterator:
     """The stream's frames, as PyAV gives them, with alpha where the file has it; packets that cannot be decoded give none.
 
-    clock: shifts the packets first. stamps: a heap to which the time of each packet is added before its frame comes."""
+    clock: shifts the packets first. stamps: a heap to which the time of each packet is added before its frame comes: when it is shown, or, stored,
+    when it is to be decoded."""
     # A thread that decodes ahead may log while this one closes the file. Where Python hears the log, each would wait for the other for good.
     stream.thread_type = "AUTO" if av.logging.get_level() is None else "SLICE"
     context: Any = stream.codec_context
@@ -213,8 +220,9 @@ def decoded(container, stream, clock: Clock | None = None, stamps: list[int] | N
         if packet is not None:
             if clock is not None:
                 clock.mend(packet)
-            if stamps is not None and packet.pts is not None and not packet.is_discard:
-                heappush(stamps, packet.pts)
+            stamp = packet.dts if stored else packet.pts
+            if stamps is not None and stamp is not None and not packet.is_discard:
+                heappush(stamps, stamp)
         try:
             for frame in context.decode(packet):
                 frame.time_base = stream.time_base

@@ -16,6 +16,7 @@ from .shown import Shown, Source, no_tick
 from .source import source_of_path
 
 SLOWEST = 0.001  # frames a second
+EVEN, UNEVEN = 1.0, 0.3  # the patience of `at_even_times` with a source that is even, or not
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Pace:
         if first is None:
             return
         begin = max(0, round(first.begin * self.fps))
-        paced = at_even_times(chain([first], shown), self.fps, 0.0 if forced else 1.0 if source.even else 0.5, begin, self.note)
+        paced = at_even_times(chain([first], shown), self.fps, 0.0 if forced else EVEN if source.even else UNEVEN, begin, self.note)
         for number, frame in enumerate(paced, begin):
             if not forced and number >= self.stretch.start and (self.repeated or self.left_out):
                 self.tell(number - self.stretch.start + 1)

@@ -76,6 +76,7 @@ class AnimatedWebP(Source):
         begin = 0.0
         self.spans = list[tuple[float, float]]()
         for picture in self.pictures():
+            picture.load()  # before that Pillow does not know how long it stays
             told = picture.info.get("duration", 0) / 1000
             duration = told if told > SHORTEST else UNTOLD
             self.spans.append((begin, duration))
@@ -190,11 +191,13 @@ def picture_size(content: np.ndarray) -> tuple[int, int] | None:
             file.seek(directory.next)
             directory.load(file)
             return int(directory[IMAGEWIDTH]), int(directory[IMAGELENGTH])
+        if head[8:16] == b"WEBPVP8X":  # whose canvas no frame of it need fill
+            return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
         for kind in ("JPEG", "WEBP", "BMP"):
             factory, accepts = Image.OPEN[kind]
             if accepts is None or accepts(head) is True:
                 return factory(file, "").size
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, EOFError, struct.error):
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, EOFError, struct.error, Image.DecompressionBombError):
         pass
     return None
 

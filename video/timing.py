@@ -12,9 +12,10 @@ from statistics import mean, median_low
 import av
 
 NO_TIMESTAMPS, DISCONTINUOUS = 0x80, 0x200  # FFmpeg's AVFMT_NOTIMESTAMPS and AVFMT_TS_DISCONT
-# A rate that varies by more than a tenth is read at that of its finest clock, which keeps every frame at its time; one that wavers less at its
-# average, and one whose clock would make more than so many frames of each at that of most of its frames.
+# A rate that varies by more than a tenth, or of which single frames are missing, is read at that of its finest clock, which keeps every frame at its
+# time; one that wavers less at its average, and one whose clock would make more than so many frames of each at that of most of its frames.
 LEAST_VARYING, MOST_REPEATED = 1.1, 2.5
+LEAST_UNEVEN = 0.6  # frames by which one comes early or late where the rate is not even
 LOOKED_AT, LOOKED_AT_BYTES = 5000, 2**26  # packets of a film's beginning, and bytes of them, from which its times are told
 BACK, FORTH = (
     0.2,
@@ -70,14 +71,16 @@ class Timing:
 
 def timing_of(container, stream) -> Timing:
     """Reads a part of the file. The container is to be opened anew afterwards."""
+    avi = container.format.name == "avi"
     clock, spans, whole = Clock(container, stream), list[tuple[int, int]](), True  # when a packet's frame is shown, and for how long
     for packet, size in sized(container.demux(stream)):
         if len(spans) >= LOOKED_AT or size > LOOKED_AT_BYTES:
             whole = False
             break
         clock.mend(packet)
-        if packet.pts is not None and packet.size and not packet.is_discard:
-            spans.append((packet.pts, packet.duration or 0))
+        stamp = packet.dts if avi else packet.pts  # an AVI has but the one
+        if stamp is not None and packet.size and not packet.is_discard:
+            spans.append((stamp, packet.duration or 0))
     base, stored = float(stream.time_base), [begin for begin, _ in spans]
     times = sorted(begin * base for begin in stored)
     end = None
@@ -86,7 +89,7 @@ def timing_of(container, stream) -> Timing:
         end = begin * base + (duration * base or usual_step(times))
     fps, even = frame_rate(container, stream, times, end)
     in_order = len(stored) > 1 and all(one < other for one, other in pairwise(stored))
-    return Timing(fps, even, promised(container, stream), end, len(clock.offsets), in_order or container.format.name == "avi")
+    return Timing(fps, even, promised(container, stream), end, len(clock.offsets), in_order or avi)
 
 
 def sized(packets) -> Iterator[tuple]:
@@ -113,8 +116,9 @@ def frame_rate(container, stream, times: list[float], end: float | None) -> tupl
         # The header's is that of the first frames alone in a GIF, and of slots in an AVI, of which many may be empty.
         measured = len(times) / (end - times[0])
         average = measured if abs(measured / average - 1) > 0.01 else average
-    even = not base or abs(base / average - 1) < 1e-3
-    if LEAST_VARYING * average < base < MOST_REPEATED * average:
+    steps = [(after - before) * usual for before, after in pairwise(times)]
+    even = (not base or abs(base / average - 1) < 1e-3) and all(abs(step - 1) < LEAST_UNEVEN for step in steps)
+    if LEAST_VARYING * average < base < MOST_REPEATED * average or (not even and abs(usual / base - 1) < 0.01):
         return base, even
     return (usual if usual > LEAST_VARYING * average else average), even
 
@@ -129,13 +133,14 @@ def usual_step(times: list[float]) -> float:
 
 
 def promised(container, stream) -> float | None:
-    """Seconds that the header promises of the video; None where it promises none."""
-    matroska = "matroska" in container.format.name  # whose lengths are the time of the end
-    ends = [float(stream.duration * stream.time_base)] if stream.duration else []
-    tagged = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    """Seconds that the header promises of the video; None where it promises none. Some formats count them from 0 and not from the beginning."""
+    if container.format.flags & DISCONTINUOUS:  # no header: FFmpeg takes the first time stamp from the last, whatever lies between
+        return None
+    ends = [float((stream.duration - max(stream.start_time or 0, 0)) * stream.time_base)] if stream.duration else []
+    tagged = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # Matroska and WebM
     if tagged and not ends:
-        begin = float((stream.start_time or 0) * stream.time_base) if matroska else 0.0
-        ends = [int(tagged[1]) * 3600 + int(tagged[2]) * 60 + float(tagged[3]) - begin]
+        end = int(tagged[1]) * 3600 + int(tagged[2]) * 60 + float(tagged[3])
+        ends = [end - max(float((stream.start_time or 0) * stream.time_base), 0)]
     if ends and container.duration:  # shorter, where only a part of what is stored is shown
-        ends.append((container.duration - ((container.start_time or 0) if matroska else 0)) / av.time_base)
+        ends.append((container.duration - max(container.start_time or 0, 0)) / av.time_base)
     return min(ends, default=None)

@@ -212,14 +212,13 @@ def test_a_sound_alone_is_no_clip(tmp_path):
         Film(str(tmp_path / "a.wav"))
 
 
-@pytest.mark.parametrize(("kind", "sentence"), [(b"apch", "its video is of a kind"), (b"in24", "its sound is of a kind")])
-def test_a_kind_of_video_or_sound_that_nothing_here_decodes_is_refused(tmp_path, kind, sentence):
+def test_a_kind_of_video_that_nothing_here_decodes_is_refused(tmp_path):
     path = tmp_path / "a.mov"
-    save_video(path, [np.zeros((3, 32, 32, 3), np.uint8)], 8, PRORES, waveform=torch.zeros(1, 3000), sample_rate=8000)
+    save_video(path, [np.zeros((3, 32, 32, 3), np.uint8)], 8, PRORES)
     content = path.read_bytes()
-    assert kind in content
-    path.write_bytes(content.replace(kind, b"zzzz"))
-    with pytest.raises(ValueError, match=rf"^{sentence} that cannot be decoded\. "):
+    assert b"apch" in content
+    path.write_bytes(content.replace(b"apch", b"zzzz"))
+    with pytest.raises(ValueError, match=r"^its video is of a kind that cannot be decoded\. "):
         load_clip(str(path))
 
 
@@ -230,18 +229,6 @@ def test_a_file_that_promises_pictures_and_has_none_is_refused(tmp_path):
         file.start_encoding()
     with pytest.raises(ValueError, match=r"^no frame of it can be decoded\. Choose another clip"):
         Film(str(tmp_path / "a.avi"))
-
-
-def test_a_file_that_is_damaged_in_the_middle_says_up_to_where_it_can_be_used(tmp_path):
-    path = write(tmp_path / "a.avi", numbered(6), codec="mjpeg", pixels="yuvj420p")
-    with av.open(path) as file:
-        third = [bytes(packet) for packet in file.demux(file.streams.video[0])][3]
-    whole = (tmp_path / "a.avi").read_bytes()
-    assert whole.count(third) == 1
-    (tmp_path / "a.avi").write_bytes(whole.replace(third, bytes(len(third))))
-    with pytest.raises(ValueError, match=r"decoding stops after 0\.30 s .*damaged.*set frame_count so that it ends before frame 2"):
-        load_clip(path)
-    assert values(load_clip(path, Stretch(count=2)).frames) == [0, 1]
 
 
 def test_pixels_that_are_not_square_become_square(tmp_path):
@@ -297,6 +284,66 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
     picture.save(tmp_path / "1.jpg", exif=exif, quality=100)
     (frame,) = decode_frames(Folder(str(tmp_path)))
     assert frame.shape == (48, 32, 3) and frame[2, -3].mean() > 200 and frame[2, 2].mean() < 50
+
+
+def forged_tiff(width, height, bits=16, big=False):
+    """Says that it has so many pixels, in one strip of nothing."""
+    entries = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, 2**31),
+    ]
+    if big:
+        body = b"".join(struct.pack("<HHQQ", tag, kind, 1, value) for tag, kind, value in entries)
+        return struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, len(entries)) + body + bytes(8)
+    return (
+        struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+        + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+        + bytes(4)
+    )
+
+
+def forged_webp(width, height):
+    chunk = struct.pack("<4sI4s", b"VP8X", 10, bytes(4)) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+
+
+def forged_bmp(width, height):
+    return struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+def forged_jpg(width, height):
+    whole = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    at = whole.index(b"\xff\xc0") + 5  # SOF0: marker, length, precision
+    return whole[:at] + struct.pack(">HH", height, width) + whole[at + 4 :]
+
+
+FORGED = {
+    "0.tif": forged_tiff(2**15, 2**15), "1.tif": forged_tiff(2**15, 2**15, big=True), "2.tif": forged_tiff(2**16, 2**14, 32),
+    "3.webp": forged_webp(2**15, 2**15), "4.bmp": forged_bmp(2**15, 2**15), "5.bmp": forged_bmp(2**15, -(2**15)), "6.jpg": forged_jpg(2**15, 2**15),
+    "7.png": forged_png(2**15, 2**15),
+}  # fmt: skip
+
+
+@on_linux
+def test_a_picture_of_any_format_that_claims_more_pixels_than_a_film_has_is_refused_without_memory_for_them(tmp_path):
+    write(tmp_path / "whole.mkv", numbered(3))
+    folders = []
+    for name, content in FORGED.items():
+        (tmp_path / name[0]).mkdir()
+        (tmp_path / name[0] / name).write_bytes(content)
+        folders.append(tmp_path / name[0])
+    *sentences, grown = run(MEMORY, tmp_path / "whole.mkv", *folders).splitlines()
+    assert len(sentences) == len(FORGED)
+    assert all("cannot be read as a picture" in sentence for sentence in sentences), sentences
+    assert all("pixels" in sentence for sentence in sentences), sentences
+    assert int(grown) < 60  # MiB
 
 
 @pytest.mark.parametrize(
