@@ -193,8 +193,8 @@ def clip_outputs(node: type[io.ComfyNode], clip: Clip, source: Source, stretch: 
 def tell(node: type[io.ComfyNode], source: Source, frames: int, stretch: Stretch, audio: dict | None) -> None:
     """Shows in the node what was read of a clip, and what was done to it. Always something: a page keeps the text of the last run otherwise."""
     height, width = stretch.fit(source).size
-    sound = "with sound" if audio else "without sound"
-    read = f"{frames} frame{'s' * (frames > 1)} of {width}x{height} at {stretch.rate(source):.5g} frames a second, {sound}"
+    sound = "with sound" if audio else "no sound"
+    read = f"{frames} frame{'s' * (frames > 1)} of {width}x{height} at {stretch.rate(source):.5g} fps, {sound}"
     for note in source.notes.values():
         logging.info("BLADE: %s", note)
     show_in_node("\n".join([read, *source.notes.values()]), node.hidden.unique_id if node.hidden else None)

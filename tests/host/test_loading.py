@@ -169,8 +169,8 @@ def test_the_node_shows_what_was_read(nodes, name):
     getattr(nodes, name)(f"{CLIP}.mp4", frame_count=1)
     getattr(nodes, name)(f"{CLIP}.mp4", every_nth=3)
     assert nodes.told == [
-        "1 frame of 128x128 at 8 frames a second, without sound",
-        "4 frames of 128x128 at 2.6667 frames a second, without sound",
+        "1 frame of 128x128 at 8 fps, no sound",
+        "4 frames of 128x128 at 2.6667 fps, no sound",
     ]
 
 
