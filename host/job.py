@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import html
 import logging
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ from .frames import WATCH, hindered
 
 KEY_FRAMES = 60  # frames that are read before the first that is wanted, as most cameras write clips that can be sought in
 TOLD_EVERY = 0.1  # seconds: a server that passes on each of a thousand frames a second has time for nothing else
+# HTML, 13.2.5.6 "Tag open state"; CommonMark, 6.3 "Links" and 4.7 "Link reference definitions"; the page's own [[text|address]]
+MARKUP = re.compile(r"<(?=[A-Za-z/!?])|\](?=[(:])|\[(?=\[)")
 COPIES = 14  # of the clip's latents that core, the solver and blending hold at once
 
 
@@ -181,11 +183,13 @@ def reading_ticks(wanted: int, before: int) -> Callable[[], None]:
 
 
 def show_in_node(sentence: str, node_id: str | None) -> None:
-    """Puts text into a node on the page; does nothing where no server runs. Whatever comes out of a file may stand in it, and the page takes it for HTML,
-    newer ones for Markdown, where a picture begins with a bracket."""
+    """Puts text into a node on the page; does nothing where no server runs.
+
+    What comes out of a file may stand in it. Pages up to 1.32.9 at least take it for HTML, later ones for Markdown or for plain text, depending on how they
+    draw nodes, so that no escape would read well in all: a space keeps what begins a tag, or a link or picture of Markdown, from being one."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None and node_id is not None:
-        server.send_progress_text(html.escape(sentence, quote=False).replace("[", "&#91;"), node_id)
+        server.send_progress_text(MARKUP.sub(r"\g<0> ", sentence), node_id)
 
 
 def gib(size: float) -> str:
