@@ -57,6 +57,11 @@ class StepMask(ABC):
             return cells
         return torch.maximum(cells, F.interpolate(fade_out(pixels, self.soft)[:, None], self.latent_size, mode="area"))
 
+    def filled(self) -> Tensor:
+        """In which frames the last step's mask has anything inside, by what is known so far. [frames] of bool"""
+        self.wider = widened(self.widen, self.steps - 1, self.steps)
+        return torch.cat([self.on_grid(self.pixels(span)).flatten(1).any(1) for span in spans(self.frames)])
+
     def pixels(self, frames: slice) -> Tensor:
         """The last step's mask of some frames, at pixel size, not yet soft. [frames, height, width] in 0..1"""
         return grow_mask(self.outline(frames), self.grow + self.wider)
@@ -79,6 +84,8 @@ class FixedMask(StepMask):
 class MaskHeat:
     """A mask in the place of the source words' heat. mask: [frames, height, width] in 0..1"""
 
+    all_but = False
+
     def __init__(self, mask: Tensor):
         self.mask = mask
 
@@ -97,7 +104,7 @@ class OnlineMask(StepMask):
     noise, would otherwise decide where the edit begins. The source's heat is that of all levels from the first step on: it is known by then,
     and of high noise alone it is poor.
 
-    source: the source words' heat, whole, or a mask in its place. sigmas: the sampler's, falling. recorder: collects the target's maps, target
+    source: the source words' heat, whole, or a mask in its place; where it is that of what is kept, the mask is everything else. sigmas: the sampler's, falling. recorder: collects the target's maps, target
     those that count. matte: [frames, height, width] in 0..1, laid over each step's mask by `matte_mode`, one of masks.MATTES."""
 
     def __init__(
@@ -155,13 +162,14 @@ class OnlineMask(StepMask):
         return heat if allowed is None else heat * allowed
 
     def allowed(self, frames: slice) -> Tensor | None:
-        """Where a matte that limits or subtracts leaves room; None where everything is allowed. [frames, height, width]"""
-        if self.matte is None or self.matte_mode == ADD:
+        """Where a matte that limits or subtracts leaves room for heat; None where everything is allowed. [frames, height, width]"""
+        if self.matte is None or self.matte_mode == ADD or self.source.all_but:
             return None
         return with_matte(torch.ones_like(self.matte[frames]), self.matte[frames], self.matte_mode)
 
     def outline(self, frames: slice) -> Tensor:
-        return inside(self.heat(frames), self.threshold)
+        found = inside(self.heat(frames), self.threshold)
+        return 1 - found if self.source.all_but else found
 
     def pixels(self, frames: slice) -> Tensor:
         mask = super().pixels(frames)

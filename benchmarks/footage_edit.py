@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 
+from attention.masks import SUBTRACT
 from benchmarks import editing
 from benchmarks.editing import TILE, changed_outside
 from benchmarks.footage_clips import MARGIN, Edit
@@ -112,7 +113,7 @@ class Bench(editing.Bench):
 
         model, trajectory, _ = self.inverted(edit, frames, VARIANTS[METHOD])
         _, _, report, back = ReconstructionCheck.execute(model, self.prompt(edit.source_prompt), trajectory).result
-        empty = {"mask": torch.zeros(1, *frames.shape[1:3]), "mask_mode": self.nodes.sampler.ALONE}
+        empty = {"mask": torch.ones(1, *frames.shape[1:3]), "mask_mode": SUBTRACT}  # one that is empty itself is refused
         latents, _ = self.sample(model, trajectory, edit.source_prompt, edit.target_prompt, self.settings(edit) | empty)
         # On the device where ComfyUI computes it: a GPU's division has other last bits than a CPU's.
         clip = latent_out(model, trajectory.clip.to(model.load_device)).cpu()

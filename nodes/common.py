@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -13,15 +14,19 @@ from pathlib import Path
 
 import folder_paths
 import torch
+import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..host.fingerprint import difference, patches_of, same_weights, weights_sample
+from ..host.conditioning import check_asked
+from ..host.fingerprint import difference, patches_of, same_weights, weights_difference, weights_sample
+from ..host.job import show_in_node
 from ..host.sampling import check_prompt, sigma_table, unet_family
 from ..inversion.file import check_form
 from ..inversion.trajectory import Trajectory
 
 CATEGORY = "BLADE"
 CELL = 8  # pixels a side that one latent cell covers, in every VAE of the SD family
+NO_MASK = (64, 64)  # height and width of the empty mask that core's Load Image gives for a picture without alpha
 TrajectorySocket = io.Custom("BLADE_TRAJECTORY")
 FitSocket = io.Custom("BLADE_FIT")  # a clip's source and the stretch of it that was read, which say how it was cropped or padded
 
@@ -79,8 +84,9 @@ def check_value(widget: io.Input, value) -> None:
 
 
 def check_trajectory(node: str, trajectory: Trajectory) -> None:
-    """Raises ValueError for a trajectory whose parts do not fit together. Reads none of its levels."""
+    """Raises ValueError for a trajectory whose parts do not fit together, or whose file was changed. Reads none of its levels."""
     with naming(node, "trajectory"):
+        trajectory.check_file()
         try:
             check_form(trajectory)
         except ValueError as error:
@@ -95,8 +101,18 @@ def check_prompts(node: str, model, frames: int, **prompts: list | None) -> None
                 check_prompt(model, conditioning, frames)
 
 
+def check_whole_way(node: str, model, levels: torch.Tensor, shape: tuple[int, ...] | None = None, **prompts: list | None) -> None:
+    """Raises ValueError, as check_asked does, for CONDITIONING, by its input's name, without a prompt at one of these sigmas or in a part of the
+    picture. None is left out."""
+    for name, conditioning in prompts.items():
+        if conditioning is not None:
+            with naming(node, name):
+                check_asked(model, conditioning, levels, shape)
+
+
 def check_model(node: str, model, trajectory: Trajectory) -> str:
-    """Raises ValueError for a MODEL that cannot walk this trajectory back. Returns a warning where it is patched otherwise, or nothing."""
+    """Raises ValueError for a MODEL that cannot walk this trajectory back. Returns a warning where it is patched otherwise, or in another precision, or
+    nothing."""
     check_trajectory(node, trajectory)
     with naming(node, "model"):
         family, channels = unet_family(model), model.model.latent_format.latent_channels
@@ -114,36 +130,85 @@ def check_model(node: str, model, trajectory: Trajectory) -> str:
                 f"it reaches up to sigma {reach:.4g}, but the model here knows noise up to {highest:.4g}. "
                 "Give it the ModelSamplingDiscrete settings of the model that inverted the clip."
             )
-        if not same_weights(trajectory.origin.weights, weights_sample(model)):
+        there, here = trajectory.origin.weights, weights_sample(model)
+        if not same_weights(there, here):
             raise ValueError(
                 "it was inverted by another checkpoint than the model here, whose path from noise to the clip is not the same. "
                 "Load the checkpoint that inverted the clip, or invert again."
             )
-    changed = difference(trajectory.origin.patches, patches_of(model)) if len(trajectory.origin.weights) else ""
-    warning = f"Warning: the model is not patched as the one that inverted the clip ({changed}), so the edit may drift from it."
-    return warning if changed else ""
+    told = []
+    if len(there) and (changed := difference(trajectory.origin.patches, patches_of(model))):
+        told.append(f"Warning: the model is not patched as the one that inverted the clip ({changed}), so the edit may drift from it.")
+    if changed := weights_difference(there, here):
+        told.append(f"Warning: the model is not quite the one that inverted the clip ({changed}), so the edit may drift from it.")
+    return "\n".join(told)
 
 
-def masks_of(mask: torch.Tensor) -> torch.Tensor:
-    """A MASK with one axis of frames, [frames, height, width] in 0..1. Raises ValueError for one without pixels or with values that are not finite."""
+def masks_of(mask: torch.Tensor, cells: tuple[int, ...] = ()) -> torch.Tensor:
+    """A MASK with one axis of frames, [frames, height, width] in 0..1. cells: the size of a clip's latent, where a mask of it may be meant.
+
+    Raises ValueError for one without pixels or with values that are not finite, and for what core gives where a picture has no mask."""
     if mask.ndim < 2 or 0 in mask.shape:
         raise ValueError(f"its shape is {list(mask.shape)}; give at least one frame, [frames, height, width].")
     low, high = (float(extreme) for extreme in torch.aminmax(mask.float()))  # a copy of the clip only where it is not fp32
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("it holds values that are not finite (NaN or infinity). Make it again.")
+    if high <= 0 and tuple(mask.shape[-2:]) == NO_MASK != tuple(cells):
+        raise ValueError(
+            f"it is {NO_MASK[1]}x{NO_MASK[0]} pixels and empty, as core's Load Image gives it for a picture that has no mask: no alpha channel, and "
+            "nothing painted on it. Paint a mask in Load Image's Mask Editor, load a picture with an alpha channel, or, for a black and white one, use "
+            "Load Image (as Mask) with channel red."
+        )
     return (mask if 0 <= low and high <= 1 else mask.clamp(0, 1)).reshape(-1, *mask.shape[-2:])
 
 
-def clip_mask(mask: torch.Tensor, frames: int, height: int, width: int) -> torch.Tensor:
-    """An artist's MASK for every frame of a clip, [frames, height, width] fp32 on the CPU. Raises ValueError where it does not fit the clip."""
-    mask = masks_of(mask).float().cpu()
-    if tuple(mask.shape[-2:]) != (height, width):
-        raise ValueError(
-            f"it is {mask.shape[-1]}x{mask.shape[-2]} pixels, but the clip is {width}x{height}. Resize the mask to the clip's size."
-        )
+def check_count(mask: torch.Tensor, frames: int, whose: str = "clip") -> None:
+    """Raises ValueError for masks that are neither one for the clip nor one for each of its frames."""
     if len(mask) not in (1, frames):
-        raise ValueError(f"it has {len(mask)} frames, but the trajectory has {frames}. Give one mask, or one for each frame.")
-    return mask.expand(frames, -1, -1)
+        raise ValueError(f"it has {len(mask)} frames, but the {whose} has {frames}. Give one mask, or one for each frame.")
+
+
+def resized(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Masks at another size, [frames, height, width] fp32, as core's nodes resize one (comfy.utils.reshape_mask, ImageCompositeMasked): bilinear."""
+    return F.interpolate(mask[:, None].float(), (height, width), mode="bilinear")[:, 0]
+
+
+def resize_note(mask: torch.Tensor, height: int, width: int, name: str = "mask") -> str:
+    """What an artist should know of a mask that is resized to a clip's size; nothing where it has that size."""
+    rows, columns = mask.shape[-2:]
+    if (rows, columns) == (height, width):
+        return ""
+    # what rounding a side to whole pixels may cost is no stretch
+    stretched = abs(rows * width - columns * height) > max(height, width, rows, columns)
+    told = f"The {name} of {columns}x{rows} pixels is resized to the clip's {width}x{height}"
+    told += ", and stretched, since its sides are in another proportion." if stretched else "."
+    cells = (CELL * rows, CELL * columns) == (height, width)
+    return told + (" If it is Blended Sampler's, set mask_size there to pixels for a sharper one." if cells else "")
+
+
+def empty_note(filled: torch.Tensor, frames: int) -> str:
+    """What an artist should know of a clip's mask that is empty in some frames; nothing where it is in none. filled: which masks have anything inside,
+    one for the clip or one a frame."""
+    empty = int((~filled).expand(frames).sum())
+    if empty == frames:
+        return f"The mask is empty in {empty} of {frames} frames. If it is from Load Image, its picture has no mask: no transparent part, and nothing painted."
+    return f"The mask is empty in {empty} of {frames} frames." if empty else ""
+
+
+def tell(node: type[io.ComfyNode], *notes: str) -> None:
+    """Shows an artist, in the node and in the log, what there is to know of its inputs; nothing where all notes are empty."""
+    if told := "\n".join(filter(None, notes)):
+        logging.info("BLADE: %s", told)
+        show_in_node(told, node.hidden.unique_id if node.hidden else None)
+
+
+def clip_mask(mask: torch.Tensor, frames: int, height: int, width: int) -> torch.Tensor:
+    """An artist's MASK for every frame of a clip, [frames, height, width] fp32 on the CPU; one of another size is resized, as `resize_note` tells. Raises
+    ValueError where it does not fit the clip."""
+    mask = masks_of(mask)
+    check_count(mask, frames, "trajectory")
+    mask = mask.float().cpu()
+    return (mask if tuple(mask.shape[1:]) == (height, width) else resized(mask, height, width)).expand(frames, -1, -1)
 
 
 def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:

@@ -15,7 +15,7 @@ from ..host.job import frame_ticks
 from ..video.pictures import Panels, contact_sheet, in_cell, panels, picked, side_by_side, to_bytes, to_fit
 from ..video.save import check_fps, save_video
 from ..video.whole import Unwritable
-from .common import CATEGORY, CELL, checked, masks_of, naming
+from .common import CATEGORY, CELL, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
 from .save_video import check_pictures, fps_input
 
 TITLE = "Compare (BLADE)"
@@ -58,6 +58,7 @@ class Compare(io.ComfyNode):
                     display_name="sheet", tooltip="One picture: some frames, each as source, mask and edit, with their numbers."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -78,6 +79,7 @@ class Compare(io.ComfyNode):
         masks = None if mask is None else ClipMask(TITLE, mask, count, height, width)
         with naming(TITLE, "fps"):
             check_fps(fps)
+        tell(cls, *(masks.notes if masks else ()))
         size, cell, chosen = to_fit(height, width, longest_side), in_cell(height, width), picked(count, rows * columns)
         tick = frame_ticks(count)
         cells: dict[int, Panels] = {}
@@ -134,24 +136,24 @@ def check_pair(title: str, source: torch.Tensor, edited: torch.Tensor) -> None:
 
 
 class ClipMask:
-    """A MASK in pixels or latent cells, one for the clip or one a frame, looked at frame by frame.
+    """A MASK in pixels or latent cells, one for the clip or one a frame, looked at frame by frame; one of another size is resized. notes: what an
+    artist should know of it.
 
     Raises ValueError, which names the node, where it does not fit a clip of so many frames of height x width pixels."""
 
     def __init__(self, title: str, mask: torch.Tensor, frames: int, height: int, width: int):
+        self.size = height, width
         with naming(title, "mask"):
-            self.mask = masks_of(mask)
-            rows, columns = self.mask.shape[1:]
-            self.times = CELL if (CELL * rows, CELL * columns) == (height, width) else 1
-            if len(self.mask) not in (1, frames):
-                raise ValueError(f"it has {len(self.mask)} frames, but the clip has {frames}. Give one mask, or one for each frame.")
-            if (self.times * rows, self.times * columns) != (height, width):
-                raise ValueError(
-                    f"it is {columns}x{rows} pixels, but the clip is {width}x{height}. Resize the mask to that; in Blended Sampler set mask_size "
-                    "to pixels."
-                )
+            self.mask = masks_of(mask, (height / CELL, width / CELL))
+            check_count(self.mask, frames)
+        rows, columns = self.mask.shape[1:]
+        self.times = CELL if (CELL * rows, CELL * columns) == (height, width) else 1
+        size_note = "" if self.times == CELL else resize_note(self.mask, height, width)
+        self.notes = [note for note in (size_note, empty_note(self.mask.flatten(1).any(1), frames)) if note]
 
     def __getitem__(self, frame: int) -> np.ndarray:
         """float32 [height, width] in 0..1"""
-        mask = self.mask[min(frame, len(self.mask) - 1)].float().cpu().numpy()
-        return mask.repeat(self.times, 0).repeat(self.times, 1)
+        mask = self.mask[min(frame, len(self.mask) - 1)].float().cpu()
+        if (self.times * mask.shape[0], self.times * mask.shape[1]) != self.size:
+            return resized(mask[None], *self.size)[0].numpy()
+        return mask.numpy().repeat(self.times, 0).repeat(self.times, 1)

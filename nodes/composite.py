@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..blending.composite import ALPHA, METHODS, composite, window
 from ..host.job import frame_ticks
-from .common import CATEGORY, checked, masks_of, naming
+from .common import CATEGORY, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
 from .save_video import check_pictures
 
 TITLE = "Pixel Composite (BLADE)"
@@ -63,6 +63,7 @@ class PixelComposite(io.ComfyNode):
                 io.Image.Output(display_name="frames", tooltip="The source with the edit in it, of the source's size."),
                 io.Mask.Output(display_name="used_mask", tooltip="The feathered mask; where it is 0, the source is untouched."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -87,21 +88,18 @@ class PixelComposite(io.ComfyNode):
                 )
             place = window(source.shape[1:3], edited.shape[1:3])
         with naming(TITLE, "mask"):
-            mask = mask_of_edit(mask, source, edited.shape[1:3], place)
-        return io.NodeOutput(*composite(source, edited, mask, grow, feather, colour_match, method, frame_ticks(len(source))))
+            mask, note = mask_of_edit(mask, source, edited.shape[1:3], place)
+        frames, used = composite(source, edited, mask, grow, feather, colour_match, method, frame_ticks(len(source)))
+        tell(cls, note, empty_note(used.flatten(1).any(1), len(source)))
+        return io.NodeOutput(frames, used)
 
 
-def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...], place: tuple[slice, slice]) -> torch.Tensor:
-    """A MASK of the source's or the edit's size, (h, w), as one of the edit's, [frames or 1, h, w] fp32 on the CPU. Raises ValueError where it
-    does not fit."""
+def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...], place: tuple[slice, slice]) -> tuple[torch.Tensor, str]:
+    """A MASK of the source's or the edit's size, (h, w), as one of the edit's, [frames or 1, h, w] fp32 on the CPU; one of another size is resized to
+    the source's, which the sentence tells. Raises ValueError where it does not fit."""
     mask = masks_of(mask)
-    if len(mask) not in (1, len(source)):
-        raise ValueError(f"it has {len(mask)} frames, but the clip has {len(source)}. Give one mask, or one for each frame.")
-    if mask.shape[1:] not in (source.shape[1:3], size):
-        raise ValueError(
-            f"it is {mask.shape[2]}x{mask.shape[1]} pixels, but source is {source.shape[2]}x{source.shape[1]}. Resize the mask to that; "
-            "in Blended Sampler set mask_size to pixels."
-        )
-    if mask.shape[1:] != size:
-        mask = mask[:, place[0], place[1]]
-    return mask.float().cpu()
+    check_count(mask, len(source))
+    height, width = source.shape[1:3]
+    note = "" if mask.shape[1:] == size else resize_note(mask, height, width)
+    mask = resized(mask.cpu(), height, width) if note else mask.float().cpu()
+    return (mask if mask.shape[1:] == size else mask[:, place[0], place[1]]), note

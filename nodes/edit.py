@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Sequence
@@ -12,23 +13,25 @@ import torch
 from comfy_api.latest import io
 
 from ..attention.heat import WordsHeat, record_heat, spans
-from ..attention.masks import MATTES
+from ..attention.masks import ADD, MATTES, SUBTRACT
 from ..attention.online import FixedMask, MaskHeat, OnlineMask, StepMask
 from ..attention.record import MapRecorder, recorded_sizes
-from ..attention.words import Phrase, PromptWords, changed_columns
+from ..attention.words import Phrase, PromptWords, changed_columns, means_all_but
 from ..blending.consensus import Consensus, object_places
 from ..blending.layers import Layer, Layers
 from ..host.blended import PromptedEdit, tagged
+from ..host.conditioning import check_whole_picture, why_unheard
 from ..host.job import Watch
 from ..host.sampling import percent_to_sigma
 from ..host.words import words_of
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, check_prompts, checked, clip_mask, naming
+from .common import CATEGORY, CELL, check_prompts, check_whole_way, checked, clip_mask, naming, resize_note
 
 TITLE = "Edit (BLADE)"
 EditsSocket = io.Custom("BLADE_EDITS")
 ALONE, SOURCE = "alone", "source"
 MODES = (ALONE, SOURCE, *MATTES)
+WITHOUT = {ADD: ", where add does nothing", SUBTRACT: ", where subtract does nothing"}  # modes in which words draw a mask without it too
 
 
 def edit_inputs() -> list:
@@ -128,16 +131,28 @@ class Edit:
         """The target prompt, so marked that the sampler knows it for this edit's."""
         return tagged(self.target, self.tag)
 
+    def own_mask(self, trajectory: Trajectory) -> torch.Tensor:
+        """The artist's mask for every frame, [frames, height, width] at the clip's size. Raises ValueError, naming node and input, where it does not
+        fit the trajectory."""
+        height, width = (side * CELL for side in trajectory.latents.shape[-2:])
+        with naming(self.title, "mask"):
+            return clip_mask(self.mask, trajectory.frames, height, width)
+
+    def fixed_mask(self, trajectory: Trajectory, steps: int) -> FixedMask | None:
+        """Its mask where that is the artist's own alone; None where words have a say."""
+        if self.mask is None or self.mask_mode != ALONE:
+            return None
+        cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
+        return FixedMask(self.own_mask(trajectory), steps, cells, self.grow, self.widen, self.feather)
+
     def step_mask(self, trajectory: Trajectory, sigmas: torch.Tensor) -> StepMask:
         """Its mask, step by step on these sigmas. Raises ValueError, naming node and input, where mask or words do not fit the trajectory."""
+        fixed = self.fixed_mask(trajectory, len(sigmas) - 1)
+        if fixed is not None:
+            return fixed
         cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
         height, width = (side * CELL for side in cells)
-        mask = self.mask
-        if mask is not None:
-            with naming(self.title, "mask"):
-                mask = clip_mask(mask, trajectory.frames, height, width)
-            if self.mask_mode == ALONE:
-                return FixedMask(mask, len(sigmas) - 1, cells, self.grow, self.widen, self.feather)
+        mask = None if self.mask is None else self.own_mask(trajectory)
         masked = mask is not None and self.mask_mode == SOURCE
         source, words, aim = self.words(trajectory, masked)
         if masked and mask is not None:
@@ -166,7 +181,14 @@ class Edit:
         aim: tuple[Phrase, ...] = ()
         if self.source_words.strip():
             with naming(self.title, "source_words"):
-                source = record.words.choose(self.source_words)
+                source = record.words.choose(self.source_words, all_but=True)
+        if means_all_but(source) and not masked:
+            if self.target_words.strip():
+                raise ValueError(
+                    f"{self.title}, input target_words: source_words ({self.source_words.strip()!r}) says only what is kept, so that all else is the mask and "
+                    "no word can widen it. Leave target_words empty."
+                )
+            return source, goal, ()
         if self.target_words.strip():
             with naming(self.title, "target_words"):
                 aim = goal.choose(self.target_words)
@@ -185,11 +207,51 @@ class Edit:
         return source, goal, aim
 
 
+def check_places(edits: Sequence[Edit], masks: Sequence[StepMask | None], trajectory: Trajectory) -> list[str]:
+    """Raises ValueError where no edit has a place, so that sampling would change nothing. Returns what an artist should know of the masks, a sentence
+    each. masks: of the edits, None for one that words will draw."""
+    height, width = (side * CELL for side in trajectory.latents.shape[-2:])
+    notes, places = [], []
+    for number, (edit, mask) in enumerate(zip(edits, masks, strict=True), 1):
+        name = "mask" if len(edits) == 1 else f"mask of edit {number}"
+        place = torch.ones(trajectory.frames, dtype=torch.bool)
+        if edit.mask is not None:
+            notes.append(resize_note(edit.mask, height, width, name))
+            place = mask.filled() if isinstance(mask, FixedMask) else edit.own_mask(trajectory).flatten(1).any(1)
+        if not place.all():
+            notes.append(f"The {name} is empty in {int((~place).sum())} of {len(place)} frames{WITHOUT.get(edit.mask_mode, '')}.")
+        elif not (mask is None or mask.filled().any()):
+            notes.append(f"Nothing is inside the {name} at the first step: nothing changes unless the target words widen it.")
+        places.append(place.any() or edit.mask_mode in WITHOUT)
+    if not any(places):
+        refuse_empty(edits[0])
+    return [note for note in notes if note]
+
+
+def refuse_empty(edit: Edit) -> None:
+    """Raises ValueError that says why nothing is left of an edit's own mask."""
+    with naming(edit.title, "mask"):
+        if not (edit.mask > 0).any():
+            raise ValueError(
+                "it is empty in every frame, so nothing would be edited. Paint the mask, or look at the node that it comes from: a picture from Load "
+                "Image has a mask only where it is transparent or painted on."
+            )
+    if edit.grow < 0:
+        with naming(edit.title, "grow"):
+            raise ValueError(
+                f"it is {edit.grow}, which leaves nothing of the mask in any frame, so nothing would be edited. Shrink it by less."
+            )
+    with naming(edit.title, "mask"):
+        raise ValueError(
+            "it is too small or too faint: of no latent cell (8x8 pixels) it covers a fifth, so nothing would be edited. Paint it larger, or raise grow."
+        )
+
+
 class Pass:
     """Edits made ready for one run of a sampler: their masks, how their frames agree, what they need of the model.
 
     consensus, until: how far frames agree, and for which share of the way from noise to clip. window: shares of the steps between which masks hold.
-    Raises ValueError as Edit.step_mask does."""
+    notes: what an artist should know of the masks. Raises ValueError as Edit.step_mask and check_places do."""
 
     def __init__(
         self,
@@ -204,7 +266,10 @@ class Pass:
         self.trajectory, self.sigmas, steps = trajectory, sigmas, len(sigmas) - 1
         for edit in edits:
             check_prompts(edit.title, model, trajectory.frames, target=edit.target)
+            check_whole_way(edit.title, model, sigmas[:-1], target=edit.target)
         self.masks = [edit.step_mask(trajectory, sigmas) for edit in edits]
+        self.unheard = [why_unheard(model, edit.target, words_of(edit.target), sigmas[:-1]) for edit in edits]
+        self.notes = check_places(edits, self.masks, trajectory)
         held = [
             Layer(mask.at_step, edit.renoise, self.consensus(mask, consensus, percent_to_sigma(model, until)))
             for mask, edit in zip(self.masks, edits, strict=True)
@@ -230,9 +295,15 @@ class Pass:
     def finish(self, watch: Watch) -> None:
         """The run is at its end: tells what it lacked."""
         drawn: list[Any] = [mask for mask in self.masks if hasattr(mask, "seen")]  # online masks, those of a second copy of the pack too
-        if len(self.sigmas) > 2 and any(mask.target.phrases and not mask.seen for mask in drawn):
-            watch.warn("the target's words could not widen the mask")
-        watch.done()
+        blind = [hasattr(mask, "seen") and bool(mask.target.phrases) and not mask.seen for mask in self.masks]
+        if len(self.sigmas) > 2 and any(blind):
+            silent, why = self.unheard[blind.index(True)]
+            watch.warn("the target's words could not widen the mask", why if silent == len(self.sigmas) - 1 else "")
+        empty = [int((mask.cells.flatten(1) == 0).all(1).sum()) for mask in drawn]
+        told = "; ".join(f"a mask that words drew came out empty in {count} of {self.trajectory.frames} frames" for count in empty if count)
+        if told:
+            logging.warning("BLADE: %s", told)
+        watch.done(told)
 
     def cells(self) -> torch.Tensor:
         """The last step's mask of all edits, on the latent grid. [frames, h, w]"""
@@ -250,13 +321,17 @@ def _joined(masks: list[torch.Tensor]) -> torch.Tensor:
     return found
 
 
-def check_structure(title: str, edits: Sequence[Edit], source) -> None:
-    """Raises ValueError where structure is to be kept and no source prompt says what the clip shows."""
-    if source is None and any(edit.structure for edit in edits):
-        raise ValueError(
-            f"{title}, input source: structure is {max(edit.structure for edit in edits)}, which needs the source prompt. Connect the one that "
-            "DDIM Invert has, or set structure to 0."
-        )
+def check_structure(title: str, model, edits: Sequence[Edit], source, sigmas: torch.Tensor) -> None:
+    """Raises ValueError where structure is to be kept and no source prompt says what the clip shows, at each of these sigmas at which it is kept."""
+    longest = max(edit.structure for edit in edits)
+    if not longest:
+        return
+    with naming(title, "source"):
+        if source is None:
+            raise ValueError(
+                f"structure is {longest}, which needs the source prompt. Connect the one that DDIM Invert has, or set structure to 0."
+            )
+        check_whole_picture(model, source, sigmas[:-1][sigmas[:-1] >= percent_to_sigma(model, longest)])
 
 
 class EditNode(io.ComfyNode):

@@ -9,7 +9,7 @@ from ..blending.composite import window
 from ..blending.latent_composite import composite_latents
 from ..host.job import frame_ticks
 from ..host.vae import check_latent, check_room, check_vae, decode_finite, encode_finite, fitting_chunk
-from .common import CATEGORY, CELL, checked, naming
+from .common import CATEGORY, CELL, checked, empty_note, naming, tell
 from .composite import mask_of_edit
 from .encode_video import chunk_input
 from .save_video import check_pictures
@@ -54,6 +54,7 @@ class LatentComposite(io.ComfyNode):
                 chunk_input("corrected"),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The corrected clip.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -77,7 +78,9 @@ class LatentComposite(io.ComfyNode):
         with naming(TITLE, "latent"):
             rows, columns = window(source.shape[1:3], size)
         with naming(TITLE, "mask"):
-            mask = mask_of_edit(mask, source, size, (rows, columns)).expand(len(samples), -1, -1)
+            mask, note = mask_of_edit(mask, source, size, (rows, columns))
+        tell(cls, note, empty_note(mask.flatten(1).any(1), len(samples)))
+        mask = mask.expand(len(samples), -1, -1)
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
             return encode_finite(vae, pixels, int(part[0])).to(samples)

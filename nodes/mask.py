@@ -9,8 +9,8 @@ from ..attention.draw import MaskRule, draw_mask
 from ..attention.heat import record_heat
 from ..attention.masks import HALF_HEIGHT, LIMIT, MATTES, THRESHOLDS
 from ..attention.pictures import contour_pictures, heat_pictures, step_strip
-from ..host.job import frame_ticks, show_in_node
-from .common import CATEGORY, CELL, TrajectorySocket, check_trajectory, checked, clip_mask, naming
+from ..host.job import frame_ticks
+from .common import CATEGORY, CELL, TrajectorySocket, check_trajectory, checked, clip_mask, naming, resize_note, tell
 
 TITLE = "Cross-Attention Mask (BLADE)"
 CONTOURS, HEAT, STEPS = SHOWS = ("contours", "heat", "steps")
@@ -119,15 +119,20 @@ class CrossAttentionMask(io.ComfyNode):
                 f"{TITLE}, input trajectory: no words were recorded with it. Make the source prompt of DDIM Invert with a Prompt (BLADE) node."
             )
         with naming(TITLE, "words"):
-            phrases = record.words.choose(words)
+            phrases = record.words.choose(words, all_but=True)
         height, width = (side * CELL for side in trajectory.latents.shape[-2:])
         count = trajectory.frames
         if frames is not None:
             with naming(TITLE, "frames"):
                 check_frames(frames, count, height, width)
+        note = ""
         if matte is not None:
             with naming(TITLE, "matte"):
-                matte = clip_mask(matte, count, height, width)
+                matte, note = clip_mask(matte, count, height, width), resize_note(matte, height, width, "matte")
+                if matte_mode == LIMIT and not matte.any():
+                    raise ValueError(
+                        "it is empty in every frame, and with matte_mode limit the mask stays inside it. Paint it, or set matte_mode to add or subtract."
+                    )
         rule = MaskRule(threshold, fixed_threshold, edges, smoothing, objects, fill_holes, grow, feather, matte_mode)
         tick = frame_ticks(count * (edges + (smoothing > 0)) if frames is not None else 0)
         with naming(TITLE, "trajectory"):
@@ -135,9 +140,7 @@ class CrossAttentionMask(io.ComfyNode):
             mask, found = draw_mask(heat, rule, frames, matte, tick)
         heat_map, by_step = heat_pictures(heat, mask), step_strip(record, phrases, height, width)
         contours = contour_pictures(torch.zeros(count, height, width, 3) if frames is None else frames, mask)
-        show_in_node(
-            told(mask, threshold, found, frames is None and (edges or smoothing > 0)), cls.hidden.unique_id if cls.hidden else None
-        )
+        tell(cls, told(mask, threshold, found, frames is None and (edges or smoothing > 0), heat.all_but), note)
         shown = {CONTOURS: contours, HEAT: heat_map, STEPS: by_step}[show]
         spread = torch.linspace(0, len(shown) - 1, min(len(shown), MOST_SHOWN)).round().long()
         return io.NodeOutput(mask, heat_map, by_step, contours, ui=ui.PreviewImage(shown[spread], cls=cls))
@@ -157,13 +160,13 @@ def check_frames(frames: torch.Tensor, count: int, height: int, width: int) -> N
         raise ValueError("they hold values that are not finite (NaN or infinity). Connect the frames that were encoded.")
 
 
-def told(mask: torch.Tensor, rule: str, threshold: float, without_frames: bool) -> str:
+def told(mask: torch.Tensor, rule: str, threshold: float, without_frames: bool, all_but: bool = False) -> str:
     """What came out, in a few words, and what an artist should know of it."""
     covered = mask.mean((1, 2))
     lines = [f"threshold {threshold:.2f} ({rule}); {100 * covered.mean():.1f} % of the clip is inside"]
     if empty := int((covered == 0).sum()):
         lines.append(f"nothing is inside in {empty} of {len(mask)} frames")
-    if covered.mean() > 0.6:
+    if covered.mean() > 0.6 and not all_but:
         lines.append(
             "Most of the clip is inside: name the thing with more of its words, or set the threshold to fixed and raise fixed_threshold."
         )

@@ -12,7 +12,7 @@ from ..host.frames import in_frame_batches
 from ..host.job import Job
 from ..host.sampling import latent_out, run_sampler
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, check_model, check_prompts, checked, naming
+from .common import CATEGORY, CELL, TrajectorySocket, check_model, check_prompts, check_whole_way, checked, naming
 from .edit import ALONE, Edit, EditsSocket, Pass, check_structure, edit_inputs, mask_input
 
 TITLE = "Blended Sampler (BLADE)"
@@ -201,9 +201,12 @@ class BlendedSampler(io.ComfyNode):
             sigmas = trajectory.grid(steps, start)
         own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)
         every = (own, *edits)
-        check_structure(TITLE, every, source)
+        check_structure(TITLE, model, every, source, sigmas)
+        if {cfg, cfg if cfg_end < 0 else cfg_end} != {1.0}:
+            check_whole_way(TITLE, model, sigmas[:-1], negative=negative)
         check_window(TITLE, blend_from, blend_until)
         run = Pass(model, trajectory, every, sigmas, consensus, consensus_until, (blend_from, blend_until))
+        warning = "\n".join(filter(None, [warning, *run.notes]))
         job = Job(model, trajectory.latents.shape[1:], CALLS_PER_STEP[sampler_name] * (len(sigmas) - 1), warning=warning)
         with naming(TITLE, "trajectory"):
             job.check()

@@ -11,7 +11,7 @@ from ..host.job import Job
 from ..host.sampling import as_sampler, latent_out
 from ..inversion.trajectory import Trajectory
 from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
-from .edit import Edit, EditsSocket, Pass, check_structure
+from .edit import Edit, EditsSocket, Pass, check_places, check_structure
 from .sampler import check_window, consensus_inputs, seed_input, solver_input, source_input, start_input, steps_input
 
 TITLE = "Blended Sampler Select (BLADE)"
@@ -76,10 +76,11 @@ class BlendedSamplerSelect(io.ComfyNode):
         check_prompts(TITLE, model, trajectory.frames, source=source)
         if not edits:
             raise ValueError(f"{TITLE}, input edits: there is none. Connect an Edit (BLADE) node.")
-        check_structure(TITLE, edits, source)
         check_window(TITLE, blend_from, blend_until)
         with naming(TITLE, "steps"):
             own_sigmas = trajectory.grid(steps, start)
+        check_structure(TITLE, model, edits, source, own_sigmas)
+        check_places(edits, [edit.fixed_mask(trajectory, len(own_sigmas) - 1) for edit in edits], trajectory)
         node_id = cls.hidden.unique_id if cls.hidden else None
 
         def function(model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, callback, disable) -> torch.Tensor:
@@ -92,7 +93,9 @@ class BlendedSamplerSelect(io.ComfyNode):
                     )
                 trajectory.at(sigmas[0])  # what lies too high is refused before anything is sampled
             grid = sigmas.cpu()
+            check_structure(TITLE, patcher, edits, source, grid)
             run = Pass(patcher, trajectory, edits, grid, consensus, consensus_until, (blend_from, blend_until))
+            warning = "\n".join(filter(None, [warning, *run.notes]))
             job = Job(patcher, trajectory.latents.shape[1:], CALLS_PER_STEP[sampler_name] * (len(grid) - 1), warning=warning)
             with naming(TITLE, "trajectory"):
                 job.check()

@@ -221,9 +221,9 @@ def test_a_trajectory_of_another_checkpoint_is_refused_at_the_node_and_at_the_gu
 
 
 def test_what_is_wrong_with_an_edit_is_told_with_the_edits_name(studio):
-    sampler, positive, sigmas, latent = studio.select(studio.edits(mask=torch.ones(2, 128, 128)))
+    edits = studio.edits(mask=torch.ones(2, 128, 128))
     with pytest.raises(ValueError, match="Edit .BLADE., input mask: it has 2 frames, but the trajectory has 3"):
-        studio.advanced(studio.guided(positive), sampler, sigmas, latent)
+        studio.select(edits)
 
 
 # Every solver, eps and v
@@ -248,15 +248,15 @@ def solvers():
 def test_every_solvers_full_mask_is_cores_sampling_and_its_empty_mask_the_clip(studio, small, family, solver):
     model, trajectory = small[family]
     assert trajectory.family == family
-    sample = lambda value, steps: studio.latents(  # noqa: E731
-        trajectory=trajectory, model=model, solver=solver, steps=steps, mask=torch.full((1, 64, 64), value)
+    sample = lambda mode, steps: studio.latents(  # noqa: E731
+        trajectory=trajectory, model=model, solver=solver, steps=steps, mask=torch.ones(1, 64, 64), mask_mode=mode
     )
     clip = model.model.process_latent_out(trajectory.clip)
     for steps in (4, 3):
-        full = sample(1.0, steps)
+        full = sample("alone", steps)
         assert torch.equal(full, studio.stock(trajectory, model, solver=solver, sigmas=trajectory.grid(steps)))
         assert (full - clip).abs().mean() > EDITED
-    assert torch.equal(sample(0.0, 3), clip)
+    assert torch.equal(sample("subtract", 3), clip)  # of which nothing is left; one that is empty from the start is refused
 
 
 @pytest.mark.parametrize("solver", solvers())

@@ -208,7 +208,7 @@ def test_progress_counts_frames(nodes, made, comfy, monkeypatch, node):
         ({"source": torch.zeros(0, SIDE, SIDE, 3)}, r"input source: its shape is \[0, 128, 128, 3\]"),
         ({"source": NO_FRAMES.index_fill(0, torch.tensor([2]), torch.nan)}, "input source: frame 2 holds values that are not finite"),
         ({"mask": torch.zeros(3, SIDE, SIDE)}, "input mask: it has 3 frames, but the clip has 5. Give one mask, or one for each frame"),
-        ({"mask": torch.zeros(1, 64, 64)}, "input mask: it is 64x64 pixels, but the clip is 128x128. Resize the mask"),
+        ({"mask": torch.zeros(1, 64, 64)}, "input mask: it is 64x64 pixels and empty, as core's Load Image gives it.* no alpha channel"),
         ({"mask": torch.full((1, SIDE, SIDE), torch.nan)}, "input mask: it holds values that are not finite.*Make it again"),
     ],
 )

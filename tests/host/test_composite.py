@@ -182,7 +182,7 @@ def test_progress_counts_frames(nodes, made, comfy, monkeypatch, node):
         ({"source": torch.full_like(NO_FRAMES, torch.inf)}, "input source: frame 0 holds values that are not finite"),
         ({"edited": NO_FRAMES.index_fill(0, torch.tensor([2]), torch.nan)}, "input edited: frame 2 holds.*--fp32-vae"),
         ({"mask": torch.zeros(3, SIDE, SIDE)}, "input mask: it has 3 frames, but the clip has 4"),
-        ({"mask": torch.zeros(1, 16, 16)}, "input mask: it is 16x16 pixels, but source is 128x128.*set mask_size to pixels"),
+        ({"mask": torch.zeros(1, 64, 64)}, "input mask: it is 64x64 pixels and empty, as core's Load Image gives it.* no alpha channel"),
         ({"mask": torch.full((1, SIDE, SIDE), torch.nan)}, "input mask: it holds values that are not finite"),
     ],
 )

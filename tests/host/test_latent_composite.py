@@ -92,7 +92,7 @@ WRONG = {
     "latent without numbers": ({"latent": torch.full((3, 4, 16, 16), torch.nan)}, "input latent: it holds values that are not finite"),
     "fewer frames": ({"source": FRAMES[:2]}, "input source: it has 2 frames, but latent has 3"),
     "alpha": ({"source": torch.zeros(3, SIDE, SIDE, 4)}, "input source: it has 4 channels"),
-    "mask of cells": ({"mask": torch.zeros(1, 16, 16)}, "input mask: it is 16x16 pixels.*set mask_size to pixels"),
+    "mask of a picture without one": ({"mask": torch.zeros(1, 64, 64)}, "input mask: it is 64x64 pixels and empty.* no alpha channel"),
     "masks of other frames": ({"mask": torch.zeros(2, SIDE, SIDE)}, "input mask: it has 2 frames, but the clip has 3"),
 }
 

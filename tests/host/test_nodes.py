@@ -171,11 +171,11 @@ def test_inverting_twice_gives_the_same_bits(loaded, nodes, inverted):
     assert torch.equal(again.latents, trajectory.latents)
 
 
-def test_an_empty_mask_gives_back_the_clip(loaded, nodes, inverted):
+def test_a_mask_of_which_nothing_is_left_gives_back_the_clip(loaded, nodes, inverted):
     model, clip, _latent, _ = loaded
     patched, trajectory = inverted
     out, used = nodes.sampler(patched, nodes.prompt(clip, "a blue star on sand"), nodes.prompt(clip, ""), trajectory, STEPS, 7.5, "euler", 1.0,
-                              "", "", 0, mask=torch.zeros(1, 128, 128))  # fmt: skip
+                              "", "", 0, mask=torch.ones(1, 128, 128), mask_mode="subtract")  # fmt: skip
     assert torch.equal(out["samples"], model.model.process_latent_out(trajectory.latents[0]))
     assert used.shape == (FRAMES, 128, 128)
     assert used.sum() == 0
