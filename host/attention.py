@@ -30,23 +30,24 @@ class Beneath:
 
     replacement: Callable | None
     options: dict
+    more: dict  # what the host's call said besides
+    preferred: dict  # what the layer would say to the host's attention
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.replacement is not None:
-            return self.replacement(q, k, v, self.options)
+            return self.replacement(q, k, v, self.options, **self.more)
+        told = {"attn_precision": self.options["attn_precision"], **self.preferred, **self.more}
         # By the module, since packs put another function there.
-        return comfy.ldm.modules.attention.optimized_attention(
-            q, k, v, self.options["n_heads"], attn_precision=self.options["attn_precision"], transformer_options=self.options
-        )
+        return comfy.ldm.modules.attention.optimized_attention(q, k, v, self.options["n_heads"], transformer_options=self.options, **told)
 
 
 class _Everywhere(dict):
     """What a transformer block looks its replacement up in: answers for every block, or for those named, with the handler around the
-    previous entry."""
+    previous entry. preferred: `preferred_attention`."""
 
-    def __init__(self, previous: dict, handler: Handler, blocks: frozenset[Block] | None = None):
+    def __init__(self, previous: dict, handler: Handler, preferred: dict, blocks: frozenset[Block] | None = None):
         super().__init__(previous)
-        self.previous, self.handler, self.blocks = previous, handler, blocks
+        self.previous, self.handler, self.preferred, self.blocks = previous, handler, preferred, blocks
 
     def __contains__(self, block: object) -> bool:
         return self.handles(block) or block in self.previous
@@ -61,10 +62,24 @@ class _Everywhere(dict):
         if previous is None and block[:2] in self.previous:  # a key without the transformer's index covers all of a block's
             previous = self.previous[block[:2]]
 
-        def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-            return self.handler(q, k, v, Beneath(previous, options), options)
+        def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict, **more) -> Tensor:
+            return self.handler(q, k, v, Beneath(previous, options, more, self.preferred.get(block, {})), options)
 
         return replacement
+
+
+def preferred_attention(unet: UNetModel, name: str) -> dict[tuple[str, int, int], dict]:
+    """What each of the "attn1" or "attn2" layers says to core's attention function of its own choice of one (since 0.40; core does not say
+    it to what replaces a layer), by block and number of the transformer in it."""
+    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
+    return {
+        (kind, number, index): {"preferred_attention": layer.comfy_attention}
+        for kind, listed in blocks.items()
+        for number, block in enumerate(listed)
+        for part in block or ()
+        for index, transformer in enumerate(getattr(part, "transformer_blocks", ()))
+        if hasattr(layer := getattr(transformer, name), "comfy_attention")
+    }
 
 
 def attention_wrapper(
@@ -82,13 +97,14 @@ def attention_wrapper(
     The handlers are placed inside each call of the diffusion model, around whatever patches_replace holds by then, so the order in which
     packs patched does not matter and nothing outlives the call."""
     handlers = {"attn1": self_attention, "attn2": cross_attention}
+    preferred = {name: preferred_attention(unet, name) for name, handler in handlers.items() if handler is not None}
 
     def wrapper(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         replace = dict(transformer_options.get("patches_replace", {}))
         for name, handler in handlers.items():
             if handler is not None:
                 chosen = blocks_where(unet, tuple(x.shape[-2:]), self_where) if name == "attn1" and self_where else None
-                replace[name] = _Everywhere(replace.get(name, {}), handler, chosen)
+                replace[name] = _Everywhere(replace.get(name, {}), handler, preferred[name], chosen)
         return executor(x, timesteps, context, y, control, {**transformer_options, "patches_replace": replace}, **kwargs)
 
     return wrapper

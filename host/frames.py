@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..attention.temporal import CarriedKeys, FrameBatch, KeyFrames, plan_batches
 from .fingerprint import TEMPORAL
+from .leaks import collected_after_errors
 
 KEY = "blade_frames"
 WATCH = "blade_watch"  # in transformer_options: is told how many frames have passed, and which of EFFECTS were wanted and had
@@ -99,12 +100,15 @@ def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
 
     told: set[str] = set()
 
+    @collected_after_errors()
     def calc_cond_batch(executor, inner, conds, x, timestep, model_options):
         options = model_options.get("transformer_options", {})
         keys_of_ours = [str(key) for key in options.get("wrappers", {}).get(DIFFUSION_MODEL, ())]
         wanted = {name for name in EFFECTS if any(key.startswith(name) for key in keys_of_ours)}
-        frames, window = len(x), clip_places(options, len(x))
+        frames, window = len(x), clip_places(model_options, len(x))
         order = sorted(range(frames), key=window.__getitem__)
+        # A ControlNet's hints are of the whole clip, also in core's windows. AnimateDiff's tell Advanced-ControlNet of their rows themselves.
+        hinted = window if "context_window" in options else tuple(range(frames))
         whole = bool(options.get("ad_params"))  # a motion module wants its window whole
         batches = plan_batches(frames, keys, frames if whole else size or automatic_size(inner, conds, x))
         if len(batches) > 1:
@@ -116,10 +120,11 @@ def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
         for batch in batches:
             comfy.model_management.throw_exception_if_processing_interrupted()
             rows = [order[frame] for frame in batch.frames]
-            if rows == list(range(frames)):
+            hints = [hinted[row] for row in rows]
+            if rows == hints == list(range(frames)):
                 part = (conds, x, timestep)
             else:
-                part = (rows_of_all_conds(conds, rows, frames), rows_of(x, rows), repeated_rows(timestep, rows))
+                part = (rows_of_all_conds(conds, rows, hints, max(hinted) + 1), rows_of(x, rows), repeated_rows(timestep, rows))
             passing = FramePass(batch, tuple(window[row] for row in rows), tuple(x.shape[-2:]), inner.model_sampling, carried)
             patches = options.get("patches", {})
             patches = {**patches, "output_block_patch": [*patches.get("output_block_patch", ()), passing.note_block]}
@@ -170,10 +175,32 @@ def in_frame_batches(model):
     return model if made else with_frame_batches(model)
 
 
-def clip_places(options: dict, rows: int) -> tuple[int, ...]:
-    """The place in the clip of each row: that of a context window's (core's, or AnimateDiff-Evolved's), else simply its number."""
-    window = getattr(options.get("context_window"), "index_list", None) or (options.get("ad_params") or {}).get("sub_idxs")
-    return tuple(window) if window is not None and len(window) == rows else tuple(range(rows))
+def clip_places(model_options: dict, rows: int) -> tuple[int, ...]:
+    """The place in the clip of the frame that each row shows: as a context window says (core's, or AnimateDiff-Evolved's), else simply its number.
+
+    Raises ValueError for a window of core's that does not say it."""
+    options = model_options.get("transformer_options", {})
+    window = options.get("context_window")
+    if window is None:
+        places = (options.get("ad_params") or {}).get("sub_idxs")
+        return tuple(places) if places is not None and len(places) == rows else tuple(range(rows))
+    if getattr(window, "dim", 0):
+        raise ValueError(
+            f"Context Windows cuts the pictures, along dimension {window.dim}, and not the clip into frames. Set its dim to 0, or take it off the model: "
+            "BLADE passes the frames of long clips in batches by itself."
+        )
+    places = list(window.index_list)
+    anchor = getattr(window, "causal_anchor_index", None)
+    if anchor is not None and anchor >= 0:  # since 0.21: the frame before the window goes ahead, and core drops what comes of it
+        places.insert(0, anchor)
+    if len(places) != rows:
+        raise ValueError(
+            f"a context window of another pack passes {rows} frames, but names {len(places)}: masks would land on the wrong ones. Take it off the model: "
+            "BLADE passes the frames of long clips in batches by itself."
+        )
+    for row in getattr(model_options.get("context_handler"), "latent_retain_index_list", ()):
+        places[row] = row if row >= 0 else window.total_frames + row  # since 0.21: these rows show the frame of their own number
+    return tuple(places)
 
 
 def in_order_of_rows(batch: FrameBatch, order: Sequence[int]) -> FrameBatch:
@@ -198,23 +225,23 @@ def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
     return tensor[first : first + count] if list(rows) == list(range(first, first + count)) else tensor[list(rows)]
 
 
-def rows_of_all_conds(conds: list[list[dict] | None], rows: Sequence[int], frames: int) -> list[list[dict] | None]:
-    """Conds for some of the clip's frames. What has a row a frame (embeddings, masks, hints) follows its frames; what has fewer rows is
-    repeated over the clip, as core does."""
+def rows_of_all_conds(conds: list[list[dict] | None], rows: Sequence[int], hints: Sequence[int], frames: int) -> list[list[dict] | None]:
+    """Conds for some rows of a call. What has a row a frame (embeddings, masks) follows them; what has fewer rows is repeated over the clip, as
+    core does. hints: which of the clip's `frames` the rows show."""
     controls: dict = {}
     return [
-        cond and [{name: part_of_cond(name, value, rows, frames, controls) for name, value in part.items()} for part in cond]
+        cond and [{name: part_of_cond(name, value, rows, hints, frames, controls) for name, value in part.items()} for part in cond]
         for cond in conds
     ]
 
 
-def part_of_cond(name: str, value: Any, rows: Sequence[int], frames: int, controls: dict) -> Any:
+def part_of_cond(name: str, value: Any, rows: Sequence[int], hints: Sequence[int], frames: int, controls: dict) -> Any:
     if name == "model_conds":
         return {key: rows_of_model_cond(cond, rows) for key, cond in value.items()}
     if name == "mask" and len(value) > 1:
         return repeated_rows(value, rows)
     if name == "control":
-        return rows_of_control(value, rows, frames, controls)
+        return rows_of_control(value, hints, frames, controls)
     return value
 
 

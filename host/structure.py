@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..attention.temporal import Attend
 from .attention import layer_size
+from .conditioning import on_area
 from .frames import KEY, STRUCTURE, frame_pass, note_effect, rows_of_all_conds
 
 HELD = "blade_structure"  # in transformer_options: the pass under way
@@ -32,9 +33,10 @@ class SourcePass:
 
 
 def source_conds(model, source: list, x: Tensor) -> list[dict]:
-    """CONDITIONING as the model takes it. `model` is what a sampler function is given, x the clip's latents."""
+    """CONDITIONING as the model takes it, without prompts on an area. `model` is what a sampler function is given, x the clip's latents."""
     guider = model.inner_model
-    conds = [{name: value for name, value in cond.items() if name not in OTHERS} for cond in comfy.sampler_helpers.convert_cond(source)]
+    whole = comfy.sampler_helpers.convert_cond([entry for entry in source if not on_area(entry[1])])
+    conds = [{name: value for name, value in cond.items() if name not in OTHERS} for cond in whole]
     return comfy.samplers.process_conds(guider.inner_model, x, {"source": conds}, x.device)["source"]
 
 
@@ -63,7 +65,7 @@ def asking_the_source(
         rows, frames = list(passing.clip), len(behind)
         held = SourcePass(cells.expand(frames, -1, -1, -1)[rows].to(x))
         options = {**model_options, "transformer_options": {**options, HELD: held}}
-        executor(inner, rows_of_all_conds([conds], rows, frames), behind[rows].to(x), timestep, options)
+        executor(inner, rows_of_all_conds([conds], rows, rows, frames), behind[rows].to(x), timestep, options)
         held.whole = True
         passing.ran.clear()
         edited = executor(inner, edits, x, timestep, options)

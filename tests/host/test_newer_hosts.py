@@ -4,11 +4,13 @@ Where a test says "since", that is the version of ComfyUI that began it."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.host.helpers import EDITED, SOURCE, temporal
+from tests.host.helpers import EDITED, SOURCE, Studio, temporal
+from tests.host.windows import context_windows
 
 CPU = torch.device("cpu")
 
@@ -109,6 +111,80 @@ def test_pictures_and_latents_in_fp16_are_composited_as_the_same_in_fp32(studio,
     assert torch.equal(out, expected)
     sheets = [Compare.execute(*given[:2], 8.0, mask=given[2]).result[0] for given in (halves, singles)]
     assert torch.equal(*sheets)
+
+
+# Since 0.21 the frame before a context window goes ahead of it, and since 0.26 some of its rows may show others than its own
+
+
+@pytest.fixture(scope="module")
+def longer(comfy, checkpoint, one_thread):
+    """A clip of several windows."""
+    return Studio(comfy, checkpoint, frames=7, steps=2)
+
+
+WINDOWS = {"static": ("standard_static", 4, 1), "looped": ("looped_uniform", 5, 2)}
+
+
+def in_windows(model, schedule, length, overlap):
+    model = model.clone()
+    model.model_options["context_handler"] = context_windows(schedule, length, overlap, loop=schedule == "looped_uniform")
+    return model
+
+
+def word_mask(trajectory):
+    from blade.nodes.mask import CrossAttentionMask
+
+    return CrossAttentionMask.execute(trajectory, "red circle").result[0] > 0.5
+
+
+@pytest.mark.parametrize("settings", WINDOWS.values(), ids=WINDOWS)
+def test_words_are_masked_in_context_windows_where_they_are_in_the_whole_clip(longer, settings):
+    """A U-Net without a motion module knows no other frames, so that nothing depends on the windows."""
+    mask = word_mask(longer.trajectory)
+    moved = mask.roll(1, 0)
+    assert (mask & moved).sum() < 0.9 * (mask | moved).sum()
+    found = longer.invert(in_windows(longer.model, *settings))
+    torch.testing.assert_close(found.latents, longer.trajectory.latents, rtol=0, atol=1e-3)
+    in_parts = word_mask(found)
+    assert (mask & in_parts).sum() >= 0.99 * (mask | in_parts).sum()
+
+
+@pytest.mark.parametrize("settings", WINDOWS.values(), ids=WINDOWS)
+def test_an_edit_in_context_windows_is_that_of_the_whole_clip(longer, settings):
+    """With all that goes by the frame: a mask that moves, words that widen it, a prompt confined to it, and the clip's own structure."""
+    moving = longer.truth.float()
+    ask = {"mask": moving, "target_words": "blue circle", "confine": 1.0, "structure": 0.6, "source": longer.prompt(SOURCE)}
+    whole = longer.latents(**ask)
+    assert (whole - longer.latents(**{**ask, "mask": moving.roll(1, 0)})).abs().max() > EDITED
+    parts = longer.latents(model=in_windows(longer.model, *settings), **ask)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-3)
+
+
+def test_windows_that_cut_the_pictures_are_refused(longer):
+    model = longer.model.clone()
+    model.model_options["context_handler"] = context_windows("standard_static", 3, 1, dim=2)
+    with pytest.raises(ValueError, match="^DDIM Invert .BLADE., input model: Context Windows cuts the pictures, along dimension 2"):
+        longer.invert(model, latent=longer.latent[:, :, :4])
+
+
+class Unheard:
+    """Context windows of another pack, which send another frame along and do not say so."""
+
+    def should_use_context(self, *args):
+        return True
+
+    def execute(self, calc_cond_batch, model, conds, x, timestep, model_options):
+        model_options["transformer_options"]["context_window"] = SimpleNamespace(index_list=list(range(1, len(x))))
+        return calc_cond_batch(model, conds, x, timestep, model_options)
+
+
+def test_windows_that_do_not_name_their_frames_are_refused(studio, box):
+    model = studio.model.clone()
+    model.model_options["context_handler"] = Unheard()
+    with pytest.raises(
+        ValueError, match="^Blended Sampler .BLADE., input model: a context window of another pack passes 3 frames, but names 2"
+    ):
+        studio.latents(model=model, mask=box)
 
 
 # Since 0.23 conds may run in threads, each on a device of its own
@@ -247,3 +323,58 @@ def test_an_inversion_is_spelled_whether_its_name_comes_with_it_or_not(comfy, na
     from blade.host.words import spell_inversions
 
     assert spell_inversions(Tokenizer(named), text) == expected
+
+
+# Since 0.40 a layer tells the attention function which one it would rather have
+
+
+class Choice(torch.nn.Module):
+    function = None
+
+
+def test_a_layers_own_choice_of_attention_is_told_where_we_handle_it(studio, box, monkeypatch, request):
+    import comfy.ldm.modules.attention as core
+
+    layers = [part for part in studio.model.get_model_object("diffusion_model").modules() if isinstance(part, core.CrossAttention)]
+    run, under_way, told = core.optimized_attention, [], []
+
+    def spy(q, k, v, heads, *args, **kwargs):
+        told.append(kwargs.pop("preferred_attention", None) is under_way[-1].comfy_attention)
+        return run(q, k, v, heads, *args, **kwargs)
+
+    for layer in layers:
+        monkeypatch.setattr(layer, "comfy_attention", Choice(), raising=False)
+        monkeypatch.setattr(layer, "forward", lambda *args, **kwargs: pytest.fail("a layer that nothing handles"))
+        request.addfinalizer(layer.to_q.register_forward_pre_hook(lambda *_, layer=layer: under_way.append(layer)).remove)
+    monkeypatch.setattr(core, "optimized_attention", spy)
+    model = temporal(studio.model, 2, "first", "previous")
+    studio.latents(model=model, mask=box, confine=1.0, structure=0.6, source=studio.prompt(SOURCE), target_words="blue circle", steps=2)
+    assert len(told) > len(layers)
+    assert all(told)
+
+
+def test_what_a_hosts_call_of_a_replacement_says_besides_is_handed_on(studio, monkeypatch):
+    import comfy.ldm.modules.attention as core
+
+    from blade.host.attention import attention_wrapper
+
+    said = []
+
+    def replacement(q, k, v, options, **more):
+        said.append(more)
+        return v
+
+    def optimized_attention(q, k, v, heads, attn_precision, transformer_options, **more):
+        said.append(more)
+        return v
+
+    def call(x, timesteps, context, y, control, options):
+        for block in (("input", 1, 0), ("input", 2, 0)):
+            options["patches_replace"]["attn1"][block](x, x, x, {"n_heads": 2, "attn_precision": None}, low_precision_attention=False)
+
+    monkeypatch.setattr(core, "optimized_attention", optimized_attention)
+    wrapper = attention_wrapper(
+        studio.model.get_model_object("diffusion_model"), self_attention=lambda q, k, v, attend, options: attend(q, k, v)
+    )
+    wrapper(call, torch.zeros(1, 4, 8, 8), None, None, None, None, {"patches_replace": {"attn1": {("input", 1): replacement}}})
+    assert said == [{"low_precision_attention": False}] * 2

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import sys
 import types
 
@@ -345,7 +346,8 @@ def test_guidance_that_looks_at_the_whole_clip_is_refused_in_batches(studio, box
 def test_in_cores_context_windows_the_edit_is_cores_sampling_and_stays_inside(studio, box, outside):
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
-    model = ContextWindowsManualNode.execute(studio.model, 2, 1, "standard_static", 1, False, "pyramid", 0).result[0]
+    newer = {"freenoise": False} if "freenoise" in inspect.signature(ContextWindowsManualNode.execute).parameters else {}
+    model = ContextWindowsManualNode.execute(studio.model, 2, 1, "standard_static", 1, False, "pyramid", 0, **newer).result[0]
     assert torch.equal(studio.latents(model=model, mask=torch.ones(1, 128, 128)), studio.stock(model=model))
     part = studio.latents(model=model, mask=box, structure=0.6, confine=0.6, source=studio.prompt(SOURCE))
     assert torch.equal(part[outside], studio.clips_own()[outside])

@@ -8,6 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.host.windows import context_windows
+
 FRAMES, SIGMA, CFG = 3, 3.0, 4.0
 SIZE = (28, 28)  # the least of which two resolutions are kept
 PLAIN = "a red circle on grass"
@@ -292,16 +294,20 @@ def test_frames_in_batches(host, size):
     assert [len(call.x) for call in calls] == {1: [2, 2, 2], 2: [4, 2]}[size]
 
 
-@pytest.mark.parametrize(("schedule", "loop", "size"), [("standard_uniform", False, 1), ("looped_uniform", True, FRAMES)])
-def test_frames_in_cores_overlapping_context_windows(host, schedule, loop, size):
-    windows = host.core.context_windows
-    handler = windows.IndexListContextHandler(
-        windows.get_matching_context_schedule(schedule),
-        windows.get_matching_fuse_method("flat"),
-        context_length=2,
-        context_overlap=1,
-        closed_loop=loop,
-    )
+@pytest.mark.parametrize(
+    ("schedule", "fix", "retained", "size"),
+    [
+        ("standard_uniform", False, "", 1),
+        ("standard_uniform", True, "", FRAMES),
+        ("standard_uniform", False, "0", 1),
+        ("standard_uniform", True, "0, 1", 2),
+        ("looped_uniform", False, "", FRAMES),
+        ("looped_uniform", True, "", FRAMES),
+        ("looped_uniform", True, "-2", 1),
+    ],
+)
+def test_frames_in_cores_overlapping_context_windows(host, schedule, fix, retained, size):
+    handler = context_windows(schedule, 2, 1, fix, retained, loop=schedule == "looped_uniform")
     model = host.frames.with_frame_batches(host.model, size=size)
     calls = check(host, host.prompt(PLAIN), host.prompt(""), model=model, windows=handler)
     assert sum(len(call.x) for call in calls) > 2 * FRAMES

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.host.batches.small_clip import FRAMES, SIZES, TWO, check_batches, difference, spy_on_rows
+from tests.host.windows import context_windows
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,22 @@ def test_under_controlnets_batches_give_what_the_whole_clip_gives(in_double, pla
     whole, unsteered = (in_double.once(in_double.temporal(variant, FRAMES), each) for each in (conds, plain))
     assert difference(unsteered, whole) > 1e-3
     check_batches(in_double, conds, variant=variant)
+
+
+@pytest.mark.parametrize("images", CONTROLS.values(), ids=CONTROLS)
+def test_in_cores_context_windows_a_hint_stays_with_its_frame(in_double, plain, control_net, images):
+    """Core's own windows all get the clip's first hints."""
+    host, conds = in_double, controlled(in_double, plain, control_net, *images)
+    handler = context_windows("standard_static", 3, 1)
+
+    def in_windows(guider, x, sigmas, extra):
+        options = {**extra["model_options"], "context_handler": handler}
+        options["transformer_options"]["sample_sigmas"] = sigmas[:1]
+        return guider(x, sigmas, **{**extra, "model_options": options})
+
+    whole = host.once(host.temporal("self", FRAMES), conds)
+    for size in (2, FRAMES):
+        assert difference(host.inside(host.temporal("self", size), conds, in_windows), whole) <= 1e-5
 
 
 def test_under_a_controlnet_cond_and_uncond_still_share_a_batch(host, plain, control_net, monkeypatch):

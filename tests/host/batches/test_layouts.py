@@ -16,6 +16,7 @@ from tests.host.batches.small_clip import (
     spy_on_rows,
     with_entry,
 )
+from tests.host.windows import context_windows, frames_of
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +144,6 @@ def test_frames_sent_ahead_that_are_the_whole_clip_are_not_sent_twice(host, plai
 # Windows
 
 
-def windows_of(host, name, **more):
-    windows = host.core.context_windows
-    schedule, fuse = windows.get_matching_context_schedule(name), windows.get_matching_fuse_method("flat")
-    return windows.IndexListContextHandler(schedule, fuse, context_length=4, context_overlap=2, **more)
-
-
 def denoised_conds(guider, conds, x, sigmas, options):
     return torch.cat(comparable(guider, conds, x, sigmas, options), 1)
 
@@ -161,20 +156,30 @@ def comparable(guider, conds, x, sigmas, options):
 
 @pytest.mark.parametrize("variant", TWO)
 @pytest.mark.parametrize(
-    ("schedule", "loop"), [("standard_uniform", False), ("standard_static", False), ("looped_uniform", True), ("batched", False)]
+    ("schedule", "loop", "fix"),
+    [
+        ("standard_uniform", False, True),
+        ("standard_static", False, True),
+        ("batched", False, True),
+        ("looped_uniform", True, True),
+        ("looped_uniform", True, False),
+    ],
 )
-def test_in_cores_context_windows_the_frames_are_a_clip_of_their_own(host, plain, schedule, loop, variant):
-    handler = windows_of(host, schedule, closed_loop=loop)
-    windows = [window.index_list for window in handler.get_context_windows(None, torch.empty(FRAMES, 1), {})]
+def test_in_cores_context_windows_the_frames_are_a_clip_of_their_own(host, plain, schedule, loop, fix, variant):
+    handler = context_windows(schedule, 4, 2, fix, loop=loop)
+    windows = frames_of(handler, FRAMES)
     assert len(windows) > 1
-    assert loop == any(window != sorted(window) for window in windows)
+    assert loop == any(passed[dropped:] != sorted(passed[dropped:]) for passed, dropped in windows)
+    assert fix == any(dropped for _, dropped in windows)
 
     def by_hand(guider, x, sigmas, extra):
         total, count = torch.zeros_like(x).repeat(1, 2, 1, 1), torch.zeros(FRAMES, 1, 1, 1)
-        for window in map(sorted, windows):
-            outputs = comparable(guider, list(guider.conds.values()), x[window], sigmas[window], extra["model_options"])
-            total[window] += torch.cat(outputs, 1)
-            count[window] += 1
+        for passed, dropped in windows:
+            rows = sorted(range(len(passed)), key=passed.__getitem__)
+            ordered, out = [passed[row] for row in rows], torch.zeros(len(passed), 8, *x.shape[2:], dtype=x.dtype)
+            out[rows] = torch.cat(comparable(guider, list(guider.conds.values()), x[ordered], sigmas[ordered], extra["model_options"]), 1)
+            total[passed[dropped:]] += out[dropped:]
+            count[passed[dropped:]] += 1
         return total / count
 
     def by_core(guider, x, sigmas, extra):
@@ -217,7 +222,7 @@ def test_a_patch_that_takes_its_rows_by_sub_idxs_gets_each_batchs_frames(host, p
 
 def test_a_patch_that_takes_its_rows_by_sub_idxs_is_served_in_cores_windows_as_by_stock(host, plain):
     """Core does not tell it of its windows: with our batches it must get what the window at once would give it."""
-    handler, table = windows_of(host, "looped_uniform", closed_loop=True), table_of(host)
+    handler, table = context_windows("looped_uniform", 4, 2, loop=True), table_of(host)
 
     def by_core(guider, x, sigmas, extra):
         options = {**extra["model_options"], "context_handler": handler}
