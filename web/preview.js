@@ -8,7 +8,7 @@ app.registerExtension({
         if (!["BLADE_SaveVideo", "BLADE_DecodeVideo", "BLADE_Compare"].includes(nodeData.name)) return;
         const { onExecuted } = nodeType.prototype;
         nodeType.prototype.onExecuted = function (output) {
-            this.previewMediaType = output.animated?.[0] ? "video" : "image"; // PNG frames are pictures
+            if (output) this.previewMediaType = output.animated?.[0] ? "video" : "image"; // PNG frames are pictures; a message may lack its output
             return onExecuted?.apply(this, arguments);
         };
     },

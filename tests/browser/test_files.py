@@ -128,3 +128,13 @@ def test_what_a_file_says_is_text_in_the_dialog_about_an_error(server, page, mod
     assert name in sentence and "<script>window.taken = 'script of tensor'</script>" in sentence
     assert page.run_script(FOREIGN) == NOTHING
     page.close_dialog()
+
+
+def test_a_message_without_output_does_no_harm(page):
+    open_graph(page, {"1": {"class_type": "BLADE_SaveVideo", "inputs": {}}})
+    shown = page.run_script("""
+        const node = app.graph.nodes[0], kinds = [];
+        for (const output of [{animated: [true]}, undefined, null, {}]) { node.onExecuted(output); kinds.push(node.previewMediaType); }
+        return kinds;
+    """)
+    assert shown == ["video", "video", "video", "image"]

@@ -1,7 +1,10 @@
 """What a job takes: told, and refused before the work starts."""
 
 import copy
+import sys
 from collections import namedtuple
+from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,3 +98,51 @@ def test_a_warning_stands_before_all_that_is_told(comfy, model):
     from blade.host.job import Job
 
     assert Job(model, (1, 4, 8, 8), 1, warning="Warning: other patches.").sentence().startswith("Warning: other patches.\n1 frames")
+
+
+class Tags(HTMLParser):
+    """What a page makes of a text that it takes for HTML."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append(tag)
+
+    def handle_endtag(self, tag):
+        self.found.append(tag)
+
+    def handle_comment(self, text):
+        self.found.append(text)
+
+    handle_decl = handle_pi = unknown_decl = handle_comment
+
+    def handle_data(self, text):
+        self.text += text
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("<img src=x onerror='f()'>", "< img src=x onerror='f()'>"),
+        ("a</script><SVG/onload=f()>", "a< /script>< SVG/onload=f()>"),
+        ("<!--<?x<", "< !--< ?x<"),
+        ("<<<b>", "<<< b>"),
+        ("![](https://a.test/b.png) [a]: b", "![] (https://a.test/b.png) [a] : b"),
+        ("[[here|https://a.test]]", "[ [here|https://a.test]]"),
+        ("3 < 4, 1<2, [a, b] & \"c\" 'd'\n->", "3 < 4, 1<2, [a, b] & \"c\" 'd'\n->"),
+    ],
+)
+def test_a_text_in_a_node_is_text_to_pages_that_take_it_for_html_or_markdown(comfy, monkeypatch, told, shown):
+    from blade.host.job import show_in_node
+
+    sent = []
+    instance = SimpleNamespace(send_progress_text=lambda text, node_id: sent.append((text, node_id)))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
+    show_in_node(told, "7")
+    show_in_node(told, None)  # no node is told of
+    assert sent == [(shown, "7")]
+    assert Tags(shown).found == [] and Tags(shown).text == shown

@@ -80,6 +80,27 @@ def test_a_saved_trajectory_gives_the_same_edit_on_another_server_to_the_bit(ser
     assert torch.equal(first, again)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not cut a file that is mapped")
+def test_a_file_that_is_cut_short_after_it_was_loaded_is_refused_by_the_nodes_that_would_read_it(comfy, saved, tmp_path):
+    from blade.attention.record import CrossAttentionRecord
+    from blade.inversion.file import load_trajectory
+    from blade.nodes.common import check_model
+    from blade.nodes.mask import CrossAttentionMask
+    from blade.nodes.save_trajectory import SaveTrajectory
+
+    path = tmp_path / "cut.safetensors"
+    shutil.copyfile(saved[0], path)
+    trajectory = load_trajectory(path, CrossAttentionRecord.from_tensors)
+    os.truncate(path, path.stat().st_size // 2)
+    sentence = r"\(BLADE\), input trajectory: the trajectory's file 'cut.safetensors' was changed or cut short.*Queue the graph again"
+    with pytest.raises(ValueError, match=sentence):
+        SaveTrajectory.execute(trajectory, "blade/cut")
+    with pytest.raises(ValueError, match=sentence):
+        check_model("Blended Sampler (BLADE)", None, trajectory)
+    with pytest.raises(ValueError, match=sentence):
+        CrossAttentionMask.execute(trajectory, "circle")
+
+
 def test_the_node_shows_what_it_wrote(saved):
     file, outcome = saved
     (text,) = outcome.outputs["save"]["text"]
