@@ -20,6 +20,7 @@ from comfy_api.latest import io
 from ..host.conditioning import check_asked
 from ..host.fingerprint import difference, patches_of, same_weights, weights_difference, weights_sample
 from ..host.job import show_in_node
+from ..host.leaks import collected_after_errors
 from ..host.sampling import check_prompt, sigma_table, unet_family
 from ..inversion.file import check_form
 from ..inversion.trajectory import Trajectory
@@ -64,7 +65,8 @@ def checked(*own: str) -> Callable:
                 if widget.id in given:
                     with naming(title, widget.id):
                         check_value(widget, given[widget.id])
-            return execute(cls, *args, **kwargs)
+            with collected_after_errors():
+                return execute(cls, *args, **kwargs)
 
         return answering
 

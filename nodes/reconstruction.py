@@ -15,7 +15,7 @@ from ..inversion.ddim import check_finite
 from ..inversion.trajectory import Trajectory
 from ..metrics.background import psnr_outside
 from ..metrics.reconstruction import drift, latent_psnr, plot
-from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
+from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, check_whole_way, checked, naming
 
 TITLE = "Reconstruction Check (BLADE)"
 FAITHFUL, USABLE = 45.0, 30.0  # dB of latents; see advice
@@ -58,6 +58,7 @@ class ReconstructionCheck(io.ComfyNode):
                 check_room(vae, "decode", (1, *trajectory.latents.shape[2:]))
         check_prompts(TITLE, model, trajectory.frames, source=source)
         sigmas = trajectory.sigmas.flip(0)
+        check_whole_way(TITLE, model, sigmas[:-1], tuple(trajectory.latents.shape[1:]), source=source)
         job = Job(model, trajectory.latents.shape[1:], trajectory.steps, warning=join(warning, prompt_warning(source, trajectory)))
         with naming(TITLE, "trajectory"):
             job.check()
@@ -79,7 +80,8 @@ class ReconstructionCheck(io.ComfyNode):
             return x
 
         watch = job.watch(cls.hidden.unique_id if cls.hidden else None)
-        samples = run_sampler(watch.on(in_frame_batches(model)), function, sigmas, source, source, 1.0, latent_out(model, trajectory.clip))
+        with naming(TITLE, "model"):
+            samples = run_sampler(watch.on(in_frame_batches(model)), function, sigmas, source, source, 1.0, latent_out(model, trajectory.clip))
         drifts.append(drift(trajectory.clip, back, 0.0))
         series = {"latents": latent_psnr(trajectory.clip, back).numpy()}
         if vae is not None:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..blending.blend import CALLS_PER_STEP, check_solver
 from ..host.blended import blended_function, check_run
 from ..host.job import Job
+from ..host.leaks import collected_after_errors
 from ..host.sampling import as_sampler, latent_out
 from ..inversion.trajectory import Trajectory
 from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
@@ -83,6 +84,7 @@ class BlendedSamplerSelect(io.ComfyNode):
         check_places(edits, [edit.fixed_mask(trajectory, len(own_sigmas) - 1) for edit in edits], trajectory)
         node_id = cls.hidden.unique_id if cls.hidden else None
 
+        @collected_after_errors()  # which ends core's sampler, not this node
         def function(model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, callback, disable) -> torch.Tensor:
             patcher = model.inner_model.model_patcher
             warning = check_model(TITLE, patcher, trajectory)
