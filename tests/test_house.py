@@ -72,7 +72,7 @@ def test_version_is_one_that_the_changelog_tells_of():
 def test_package_holds_what_the_pack_needs_and_nothing_else():
     names = {path.relative_to(ROOT).parts[0] for path in packed()}
     documents = {"README.md", "CHANGELOG.md", "ERRORS.md", "LICENSE", "pyproject.toml", "requirements.txt"}
-    assert names == {"__init__.py", "nodes", "host", "metrics", *WALK, "web", "workflows", "locales", *documents}
+    assert names == {"__init__.py", "nodes", "host", "metrics", *WALK, "web", "workflows", "locales", "docs", *documents}
 
 
 def test_package_imports_only_what_it_holds():
