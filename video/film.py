@@ -64,7 +64,7 @@ class Film(Source):
             self.sorted_stamps = bool(context.has_b_frames and self.timing.storage_order) and (
                 container.format.name == "avi" or run_backwards([first, *islice(frames, LOOKED_AT_FRAMES)])
             )
-            self.origin = float((min(stamps) if self.sorted_stamps else first.pts or 0) * stream.time_base)
+            self.origin = float((min(stamps) if self.sorted_stamps else stamp_of(first) or 0) * stream.time_base)
             self.frames = self.counted(container, stream)
 
     def counted(self, container, stream) -> int | None:
@@ -118,7 +118,8 @@ class Film(Source):
                     if stream.codec_context.has_b_frames
                     else float((getattr(frame, "duration", None) or 0) * frame.time_base) or usual
                 )
-                at = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0 if last is None else last + usual
+                stamp = stamp_of(frame)
+                at = float(stamp * frame.time_base) if stamp is not None else 0.0 if last is None else last + usual
                 if self.sorted_stamps and stamps:
                     at = heappop(stamps) * base
                 else:
@@ -282,6 +283,11 @@ class Deinterlacer:
 
 def kind_of(frame) -> tuple:
     return frame.width, frame.height, frame.format.name
+
+
+def stamp_of(frame) -> int | None:
+    """When a frame is shown, in units of its time base. Where its packet does not say, as in MPEG program streams, it is when it left the decoder."""
+    return frame.dts if frame.pts is None else frame.pts
 
 
 def run_backwards(frames: list) -> bool:

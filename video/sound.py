@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -18,6 +19,12 @@ MOST_SAMPLES = 768_000  # a second of sound, the most that converters make
 # rounded to milliseconds in some containers, and waver where a stream was recorded live.
 OUT_OF_STEP, IN_A_ROW = 0.015, 3
 AHEAD = 0.25  # seconds of sound decoded after a stretch, which tell where its last piece lies
+
+
+CHANNELS = (  # in FFmpeg's own order
+    "FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR",
+    "DL", "DR", "WL", "WR", "SDL", "SDR", "LFE2", "TSL", "TSR", "BFC", "BFL", "BFR", "SSL", "SSR", "TTL", "TTR", "BIL", "BIR",
+)  # fmt: skip
 
 
 @dataclass
@@ -73,6 +80,7 @@ def heard(
     if not 0 < rate <= MOST_SAMPLES:
         raise ValueError(f"its sound claims {rate} samples a second. Convert it, or take the sound out of the file.")
     rate = int(rate)
+    with_plain_layout(stream.codec_context)
     first, last = round(begin * rate), round(end * rate)
     if begin > PREROLL and not container.format.flags & DISCONTINUOUS:
         container.seek(int((origin + begin - PREROLL) / stream.time_base), stream=stream)
@@ -87,6 +95,8 @@ def heard(
             found.bad += 1
             continue
         for frame in frames:
+            if not decoded:  # a recording may begin within a packet
+                found.bad = 0
             decoded, piece = decoded + 1, resample(frame)
             said = packet.pts if frame.pts is None else frame.pts
             if said is not None:
@@ -101,6 +111,19 @@ def heard(
     if not decoded and found.bad:
         raise ValueError("its sound cannot be decoded. Convert it, or take the sound out of the file.")
     return found.joined(last - first), rate, found.bad
+
+
+def with_plain_layout(context) -> None:
+    """Where a file lists its channels in an order of its own, which PyAV frees twice with every frame: they keep their order, without its names.
+
+    Raises ValueError for a codec that brings such an order itself."""
+    layout = context.layout  # freed with this function's end: until then the context must have another
+    places = [CHANNELS.index(one.name) if one.name in CHANNELS else -1 for one in layout.channels]
+    if (-1 in places and set(places) == {-1}) or all(one < other for one, other in pairwise(places)):
+        return
+    context.layout = f"{layout.nb_channels}c" if layout.nb_channels <= 8 else f"{layout.nb_channels}C"
+    if not context.name.startswith("pcm_"):
+        raise ValueError("the order of its sound's channels cannot be decoded. Convert it, or take the sound out of the file.")
 
 
 def packets_in_step(container, stream, pictures, tick: Callable[[], None]) -> Iterator:

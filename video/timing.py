@@ -117,7 +117,9 @@ def frame_rate(container, stream, times: list[float], end: float | None) -> tupl
         measured = len(times) / (end - times[0])
         average = measured if abs(measured / average - 1) > 0.01 else average
     steps = [(after - before) * usual for before, after in pairwise(times)]
-    even = (not base or abs(base / average - 1) < 1e-3) and all(abs(step - 1) < LEAST_UNEVEN for step in steps)
+    if abs(usual / average - 1) < 0.01 and all(abs(step - 1) < LEAST_UNEVEN for step in steps):
+        return average, True
+    even = len(times) < 2 and (not base or abs(base / average - 1) < 1e-3)
     if LEAST_VARYING * average < base < MOST_REPEATED * average or (not even and abs(usual / base - 1) < 0.01):
         return base, even
     return (usual if usual > LEAST_VARYING * average else average), even

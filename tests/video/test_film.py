@@ -1,5 +1,6 @@
 """Films as cameras, recorders, cutting programs and bad transfers leave them: each is read as players show it."""
 
+import struct
 from fractions import Fraction
 from itertools import pairwise
 
@@ -444,3 +445,28 @@ print("done")
 def test_another_pack_s_wish_for_a_quiet_ffmpeg_hangs_nothing(tmp_path, level):
     save_video(tmp_path / "a.mp4", [np.random.default_rng(0).integers(0, 256, (48, 96, 128, 3), np.uint8)], 24, H264)
     assert run(LOGGING, tmp_path / "a.mp4", level).strip().endswith("done")
+
+
+ODD_ORDER = """
+from blade.video.load import load_clip
+clip = load_clip(sys.argv[2])
+print(len(clip.waveform), len(clip.frames), [round(float(one.mean()) * 64) for one in clip.waveform])
+"""
+
+
+def test_channels_in_an_order_of_the_file_s_own_end_no_process(tmp_path):
+    """As QuickTime lists them: PyAV frees that list with every frame."""
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as file:
+        video, audio = file.add_stream("mjpeg", rate=10), file.add_stream("pcm_s16le", rate=8000, layout="7.1")
+        video.width, video.height, video.pix_fmt = 48, 32, "yuvj420p"
+        packets = [packet for picture in numbered(10) for packet in video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))]
+        samples = np.int16(np.arange(8)[:, None].repeat(8000, 1) * 512)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T.reshape(1, -1)), format="s16", layout="7.1")
+        frame.sample_rate, frame.pts, frame.time_base = 8000, 0, Fraction(1, 8000)
+        file.mux([*packets, *video.encode(None), *audio.encode(frame), *audio.encode(None)])
+    content = bytearray(path.read_bytes())
+    at = content.index(b"chan") + 4 + 4  # QuickTime File Format, channel layout atom: version and flags, then the tag
+    content[at : at + 12] = struct.pack(">III", 128 << 16 | 8, 0, 0)  # MPEG 7.1 C, whose side channels stand before the back ones
+    path.write_bytes(content)
+    assert run(ODD_ORDER, path).split(maxsplit=2) == ["8", "10", f"{[*range(8)]}\n"]
