@@ -3,6 +3,7 @@
 Where a test says "since", that is the version of ComfyUI that began it."""
 
 import copy
+import os
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -288,6 +289,54 @@ def test_no_batch_of_frames_gets_the_hint_that_a_control_net_keeps_of_others(com
     batches = [rows_of_control(control, rows, 4, {}) for rows in ([0, 1], [2, 3])]
     assert [part.get_control(8, 8)[:, 0, 0, 0].tolist() for part in batches] == [[0, 1], [2, 3]]
     assert not control.cond_hints
+
+
+# Since 0.28 core looks itself whether a path stays in its folder, and says what it takes for the cause
+
+
+@pytest.fixture
+def folders(comfy, tmp_path, monkeypatch):
+    """An input and an output folder, and a file beside them. Core's own look-ups are as they have been since."""
+    import folder_paths
+
+    def looked_up(name, default_dir=None):
+        place, folder = folder_paths.annotated_filepath(name)
+        folder = folder or default_dir or folder_paths.get_input_directory()
+        path = os.path.abspath(os.path.join(folder, place))
+        return path, os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
+
+    def path_of(name, default_dir=None):
+        path, inside = looked_up(name, default_dir)
+        if not inside:
+            raise ValueError(f"Invalid file path: {name!r}")
+        return path
+
+    monkeypatch.setattr(folder_paths, "get_annotated_filepath", path_of)
+    monkeypatch.setattr(folder_paths, "exists_annotated_filepath", lambda name: looked_up(name)[1] and os.path.exists(looked_up(name)[0]))
+    for kind in ("input", "output"):
+        (tmp_path / kind).mkdir()
+        monkeypatch.setattr(folder_paths, f"get_{kind}_directory", lambda kind=kind: str(tmp_path / kind))
+    (tmp_path / "secret").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize("mark", ["", " [input]", " [output]"])
+def test_a_file_outside_the_folders_is_told_from_one_that_is_not_there(folders, mark):
+    from blade.nodes.load_trajectory import LoadTrajectory
+    from blade.nodes.load_video import LoadVideo
+
+    for name in (f"../secret{mark}", f"a/../../secret{mark}", f"{folders / 'secret'}{mark}"):
+        said = f"{name!r} lies outside ComfyUI's output and input folders. Move the file into one of them."
+        assert LoadVideo.validate_inputs(name) == f"Load Video (BLADE), input video: {said}"
+        assert LoadTrajectory.validate_inputs(name) == f"Load Trajectory (BLADE), input trajectory_file: {said}"
+    assert LoadVideo.validate_inputs(f"none{mark}").startswith(f"Load Video (BLADE), input video: there is no clip 'none{mark}'")
+    assert LoadTrajectory.validate_inputs(f"none{mark}").startswith(
+        f"Load Trajectory (BLADE), input trajectory_file: there is no file 'none{mark}'"
+    )
+    (folders / "output" / "one").write_bytes(b"")
+    (folders / "input" / "one").write_bytes(b"")
+    assert LoadVideo.validate_inputs(f"one{mark}") is True
+    assert LoadTrajectory.validate_inputs(f"one{mark}") is True
 
 
 # Since 0.28 the tokenizer gives an inversion's vectors, its name, and what is left of the text
