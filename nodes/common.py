@@ -164,10 +164,10 @@ def masks_of(mask: torch.Tensor, cells: tuple[int, ...] = ()) -> torch.Tensor:
     return (mask if 0 <= low and high <= 1 else mask.clamp(0, 1)).reshape(-1, *mask.shape[-2:])
 
 
-def check_count(mask: torch.Tensor, frames: int, whose: str = "clip") -> None:
+def check_count(mask: torch.Tensor, frames: int, clip: str = "clip") -> None:
     """Raises ValueError for masks that are neither one for the clip nor one for each of its frames."""
     if len(mask) not in (1, frames):
-        raise ValueError(f"it has {len(mask)} frames, but the {whose} has {frames}. Give one mask, or one for each frame.")
+        raise ValueError(f"it has {len(mask)} frames, but the {clip} has {frames}. Give one mask, or one for each frame.")
 
 
 def resized(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -239,11 +239,11 @@ def refuse_empty(edit: Edit) -> None:
     if edit.grow < 0:
         with naming(edit.title, "grow"):
             raise ValueError(
-                f"it is {edit.grow}, which leaves nothing of the mask in any frame, so nothing would be edited. Shrink it by less."
+                f"it is {edit.grow}, which leaves nothing of the mask in any frame, so nothing would be edited. Set it higher."
             )
     with naming(edit.title, "mask"):
         raise ValueError(
-            "it is too small or too faint: of no latent cell (8x8 pixels) it covers a fifth, so nothing would be edited. Paint it larger, or raise grow."
+            "it is too small or too faint: of no latent cell (8x8 pixels) it covers a fifth, so nothing would be edited. Give a larger one, or set grow higher."
         )
 
 

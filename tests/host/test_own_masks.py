@@ -108,7 +108,7 @@ def test_an_empty_mask_of_a_large_clips_cells_is_shown_and_told(studio, folder, 
 
     frames = torch.rand(2, 512, 512, 3)
     with torch.inference_mode():
-        nodes.Compare.execute(frames, frames, 8.0, longest_side=64, mask=torch.zeros(2, 64, 64))
+        nodes.Compare.execute(source=frames, edited=frames, fps=8.0, longest_side=64, mask=torch.zeros(2, 64, 64))
     assert "The mask is empty in 2 of 2 frames. If it is from Load Image, its picture has no mask" in told()
 
 
@@ -144,8 +144,8 @@ def test_an_empty_mask_that_changes_nothing_of_the_words_mask_is_only_told(studi
 @pytest.mark.parametrize(
     ("size", "value", "inputs", "sentence"),
     [
-        (8, 1.0, {"grow": -20}, r"input grow: it is -20, which leaves nothing of the mask in any frame.*Shrink it by less"),
-        (3, 1.0, {}, r"input mask: it is too small or too faint: of no latent cell \(8x8 pixels\) it covers a fifth.*raise grow"),
+        (8, 1.0, {"grow": -20}, r"input grow: it is -20, which leaves nothing of the mask in any frame.*Set it higher"),
+        (3, 1.0, {}, r"input mask: it is too small or too faint: of no latent cell \(8x8 pixels\) it covers a fifth.*set grow higher"),
         (3, 1.0, {"widen": 16}, "input mask: it is too small or too faint"),  # at the last step, whose mask decides, nothing is widened
         (40, 0.1, {}, "input mask: it is too small or too faint"),
     ],
@@ -288,6 +288,8 @@ def test_frames_that_vae_encode_cropped_take_a_mask_of_any_size(studio, folder, 
     source, mask = torch.rand(2, 133, 131, 3), torch.zeros(1, 266, 262)
     mask[:, 100:160, 90:150] = 1
     edited = torch.rand(2, SIDE, SIDE, 3)
-    exact, resized = (nodes.PixelComposite.execute(source, edited, given).result for given in (as_core(mask, 133, 131), mask))
+    exact, resized = (
+        nodes.PixelComposite.execute(source=source, edited=edited, mask=given).result for given in (as_core(mask, 133, 131), mask)
+    )
     assert torch.equal(exact[0], resized[0]) and torch.equal(exact[1], resized[1])
     assert "The mask of 262x266 pixels is resized to the clip's 131x133." in told()
