@@ -37,10 +37,11 @@ def draw_mask(
     """The mask of a clip, [frames, height, width] in 0..1, soft only at outlines, and the threshold that was found.
 
     frames: RGB [frames, height, width, 3] in 0..1; matte: [frames, height, width] in 0..1. tick is called once a frame for each of edges
-    and smoothing. A matte that limits or subtracts also keeps the heat outside it from having a say in the threshold."""
+    and smoothing. A matte that limits or subtracts also keeps the heat outside it from having a say in the threshold; where the mask is everything but
+    some words, it is laid over that mask only."""
     warmth = torch.cat([heat.at(span) for span in spans(len(heat))])
     counted = warmth
-    if matte is not None and rule.matte != ADD:
+    if matte is not None and rule.matte != ADD and not heat.all_but:
         allowed = with_matte(torch.ones_like(warmth), matte, rule.matte)
         counted, warmth = warmth[allowed > 0.5], warmth * allowed
     if not counted.numel():
@@ -55,5 +56,6 @@ def draw_mask(
     mask = keep_largest(mask, rule.objects)
     if rule.holes:
         mask = fill_holes(mask)
+    mask = 1 - mask if heat.all_but else mask
     mask = feather(grow_mask(mask, rule.grow), rule.feather)
     return mask if matte is None else with_matte(mask, matte, rule.matte), threshold

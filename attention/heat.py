@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .record import CrossAttentionRecord, LevelMaps, Maps, clear, pick_columns, signal_share
-from .words import Phrase, PromptWords
+from .words import Phrase, PromptWords, means_all_but
 
 SPAN = 32  # frames whose heat is looked at together at pixel size: a whole long clip's would not fit
 
@@ -60,10 +60,12 @@ class HeatMap:
 class WordsHeat:
     """The heat of several phrases as one, 0..1: the greatest of those that are wanted, less the greatest of those that are not.
 
-    Each phrase is first brought to its own scale from 0 to 1, then times its weight."""
+    Each phrase is first brought to its own scale from 0 to 1, then times its weight. all_but: none is wanted; the heat is then that of those that are
+    not, and the mask everything but them."""
 
     def __init__(self, phrases: Sequence[Phrase], height: int, width: int):
         self.phrases, self.size = tuple(phrases), (height, width)
+        self.all_but = means_all_but(self.phrases)
         self.parts = [HeatMap(height, width) for _ in self.phrases]
         self.scales: list[tuple[float, float]] = []
 
@@ -97,7 +99,7 @@ class WordsHeat:
         heats = self.of_phrases(frames)
         for heat, phrase in zip(heats, self.phrases, strict=True):
             if phrase.weight != 1:
-                heat *= phrase.weight
+                heat *= abs(phrase.weight) if self.all_but else phrase.weight
         if len(heats) == 1:
             return heats[0].clamp_(0, 1)
         return (heats.clamp(min=0).amax(0) + heats.clamp(max=0).amin(0)).clamp_(0, 1)

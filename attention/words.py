@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +93,7 @@ class PromptWords:
             )
         return tuple(sorted({column for columns in found for column in columns}))
 
-    def choose(self, phrases: str) -> tuple[Phrase, ...]:
+    def choose(self, phrases: str, all_but: bool = False) -> tuple[Phrase, ...]:
         """The phrases that an artist wrote, separated by commas.
 
         "sports car, wheels": every occurrence of each. "car#2": only the second; overlapping occurrences all count.
@@ -101,12 +101,14 @@ class PromptWords:
         "(-road:0.5)" are -0.5. Parentheses without a weight change nothing. A colon or a hash that stands in the prompt as
         written ("16:9", "embedding:mycar") belongs to the word. A sign stands only before a phrase: "t-shirt" is a word.
 
-        Raises ValueError as `find` does; where no phrase or only negative ones are given; and for parentheses, a weight or a
-        number that cannot be read, a weight of 0, and an occurrence that the prompt does not have."""
+        all_but: whether negative phrases alone are taken, which then mean everything but them.
+
+        Raises ValueError as `find` does; where no phrase or, without all_but, only negative ones are given; and for parentheses, a weight
+        or a number that cannot be read, a weight of 0, and an occurrence that the prompt does not have."""
         chosen = tuple(self._choose(written.strip()) for written in phrases.split(",") if written.strip())
         if not chosen:
             raise ValueError(f"no word was given. Name one or more words of the prompt {self.text!r}, separated by commas.")
-        if all(phrase.weight < 0 for phrase in chosen):
+        if not all_but and means_all_but(chosen):
             raise ValueError(f"{phrases.strip()!r} only says where the mask shall not be. Add a word that it is drawn towards.")
         return chosen
 
@@ -191,6 +193,11 @@ class PromptWords:
         if not fits or not all(isinstance(column, int) for column in read.columns):
             raise ValueError(f"its words have columns that do not rise within a context of {read.length}, or no text")
         return read
+
+
+def means_all_but(phrases: Sequence[Phrase]) -> bool:
+    """Whether phrases say only where a mask shall not be: it is everything but them."""
+    return bool(phrases) and all(phrase.weight < 0 for phrase in phrases)
 
 
 def kind(character: str) -> str:

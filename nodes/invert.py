@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..attention.record import CrossAttentionRecord, MapRecorder, recorded_sizes
 from ..host.attention import record_cross_attention
+from ..host.conditioning import why_unheard
 from ..host.fingerprint import patches_of, weights_sample
 from ..host.frames import in_frame_batches
 from ..host.job import Job
@@ -20,7 +21,7 @@ from ..inversion.ddim import invert_ddim
 from ..inversion.schedule import check_grid, ddim_sigmas
 from ..inversion.storage import Storage
 from ..inversion.trajectory import Origin, Trajectory
-from .common import CATEGORY, TrajectorySocket, check_prompts, checked, naming
+from .common import CATEGORY, TrajectorySocket, check_prompts, check_whole_way, checked, naming
 
 TITLE = "DDIM Invert (BLADE)"
 MEMORY, FILE = "memory", "mapped file"
@@ -137,6 +138,8 @@ class DDIMInvert(io.ComfyNode):
         with naming(TITLE, "sigmas" if schedule == "sigmas" else "steps"):
             check_grid(sigmas, float(sigma_table(model)[-1]))
         steps, dtype = len(sigmas) - 1, PRECISIONS[precision]
+        path = {"source": source} if null_prompt is None else {"null_prompt": null_prompt}
+        check_whole_way(TITLE, model, sigmas[:-1], tuple(samples.shape), **path)
 
         words, recorder, record = words_of(source), None, None
         kept = dtype.itemsize * (steps + 1) * samples.numel() + (4 * samples.numel() if dtype != torch.float32 else 0)
@@ -182,7 +185,10 @@ class DDIMInvert(io.ComfyNode):
         else:  # guidance of 0 follows the negative prompt alone, and the positive one is still asked, which the recorder watches
             run_sampler(patched, function, sigmas, source, null_prompt, 0.0, samples)
         if words is not None and words.columns and record is not None and len(record.levels) < steps:
-            watch.warn(f"words were recorded at {len(record.levels)} of {steps} levels")
+            unheard, why = why_unheard(model, source, words, sigmas[:-1])
+            watch.warn(
+                f"words were recorded at {len(record.levels)} of {steps} levels", why if len(record.levels) == steps - unheard else ""
+            )
         watch.done(f"every step leads back to within {max(residuals):.0e} of a latent's size" if method == REFINED else "")
         path_words = words if null_prompt is None else words_of(null_prompt)
         origin = Origin(
