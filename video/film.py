@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from heapq import heappop, heappush
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise, repeat
 from typing import Any
 
 import av
@@ -29,6 +29,7 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave ou
 HOLE = 0.6  # of a frame's time: where stamps say that a frame is and none comes, and no other is that near, one is lost
 SEEK_FROM, BEFORE = 2.0, 1.0  # seconds: a stretch that begins later is sought for, at a key frame that lies so long before it
 LOOKED_AT_FRAMES = 32
+DRAINED = 100  # times that a decoder is asked for what it still holds: with a thread for each frame it tells of each damaged one
 
 
 class Film(Source):
@@ -172,10 +173,10 @@ def reading(file: str | io.BytesIO) -> Iterator:
         raise ValueError("it is no file, or not there any more. Choose another clip.")
     try:
         # FFmpeg gets what is in the file, and may open no other: a playlist could name any on this machine, or an address.
-        # A title in an old character set is no reason to refuse a film.
+        # A title in an old character set is no reason to refuse a film. Options of streams too end PyAV before 17.1 where streams are found late (FLV).
         with (
             nullcontext(file) if isinstance(file, io.BytesIO) else open(file, "rb") as content,
-            av.open(content, metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container,
+            av.open(content, metadata_errors="ignore", container_options={"protocol_whitelist": "none"}) as container,
         ):
             yield container
     except (av.FFmpegError, OSError) as error:
@@ -209,15 +210,8 @@ def decoded(
     decoder = ALPHA_DECODERS.get(context.name) if transparent else None
     if decoder is not None and decoder in av.codecs_available:
         context = av.CodecContext.create(decoder, "r")
-    packets = container.demux(stream)
-    while True:
+    for packet in chain(readable(container.demux(stream)), repeat(None, DRAINED)):
         tick()
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:  # the file ends here
-            packet = None
-        if packet is not None and not packet.size:  # PyAV's way to say that these were all; or an AVI's empty slot: the same picture again
-            continue
         if packet is not None:
             if clock is not None:
                 clock.mend(packet)
@@ -230,11 +224,17 @@ def decoded(
                 yield frame
         except EOFError:
             return
-        except av.FFmpegError:
-            if packet is None:
-                return
-        if packet is None:
-            return
+        except av.FFmpegError:  # a damaged packet; the frames of others may still come
+            continue
+
+
+def readable(packets: Iterator) -> Iterator:
+    """Those that hold something: an empty one is PyAV's way to say that these were all, or an AVI's to say that the picture stays. Ends where FFmpeg
+    can read no further."""
+    try:
+        yield from (packet for packet in packets if packet.size)
+    except av.FFmpegError:
+        return
 
 
 def deinterlaced(frames: Iterator, notes: dict[str, str]) -> Iterator:

@@ -233,7 +233,7 @@ def test_after_a_damaged_packet_the_pictures_go_on(tmp_path, container, codec, p
     assert found[:at] == list(range(at))
     behind = at + 1 if codec in ("mjpeg", "prores_ks") else 24 if at < 24 else 48  # where the next picture needs no other
     assert found[behind:] == list(range(behind, 48))
-    if found[at] != at:
+    if found[at] == at - 1:  # else its decoder has made a damaged picture of it
         assert "could not be decoded" in source.notes["damage"]
     if behind < 48:
         part = load_clip(source_of_path(str(tmp_path / f"b.{container}")), Stretch(start=behind, count=4))
