@@ -95,10 +95,22 @@ class Film(Source):
             )
 
     def timed(self, tick: Callable[[], None], begin: float = 0.0) -> Iterator[tuple[float, float, Any]]:
-        """When each frame is shown, in seconds of the file's own clock, for how long, and the decoded frame: None for one that is lost."""
+        """When each frame is shown, in seconds of the file's own clock, for how long, and the decoded frame: None for one that is lost. Begins
+        somewhere before `begin`."""
+        if self.exact and self.even and begin > SEEK_FROM:
+            frames = self.walked(tick, self.origin + begin - BEFORE)
+            first = next(frames, None)
+            if first is not None and first[0] <= self.origin + begin:
+                yield first
+                yield from frames
+                return
+        yield from self.walked(tick)  # also where a file's index has led too far
+
+    def walked(self, tick: Callable[[], None], begin: float | None = None) -> Iterator[tuple[float, float, Any]]:
+        """As `timed`, from the key frame before a time on, as far as the file's index knows it; from the first frame on without one."""
         with opened(self.file) as (container, stream):
-            if self.exact and self.even and begin > SEEK_FROM:
-                container.seek(int((self.origin + begin - BEFORE) / stream.time_base), stream=stream)
+            if begin is not None:
+                container.seek(int(begin / stream.time_base), stream=stream)
             base, usual, hole = float(stream.time_base), 1 / self.fps, HOLE / self.fps
             stamps, last = list[int](), None
 

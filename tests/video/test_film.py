@@ -411,6 +411,12 @@ def test_a_late_stretch_is_sought_and_not_decoded_to(tmp_path):
     assert beeps_of(clip) == pytest.approx([0.5], abs=0.02)
 
 
+def test_a_file_whose_index_leads_too_far_is_read_from_its_beginning(tmp_path, monkeypatch):
+    write_drawn(tmp_path / "a.mp4", a_drawn(count=190))
+    monkeypatch.setattr("blade.video.film.BEFORE", -1.0)
+    assert numbers(load_clip(str(tmp_path / "a.mp4"), Stretch(start=144, count=3)).frames) == [144, 145, 146]
+
+
 def test_reading_ends_at_once_where_the_tick_says_so(tmp_path):
     write_drawn(tmp_path / "a.ts", a_drawn("ts", count=190, sound="mp2"))  # which is decoded up to where the stretch begins
     ticks = []
