@@ -177,7 +177,8 @@ def reading(title: str, video: str) -> Iterator[None]:
 
 
 def ticks_of(source: Source, stretch: Stretch) -> Callable[[], None]:
-    """What the reading of a stretch is to call: progress, and Cancel."""
+    """What the reading of a stretch is to call: progress, and Cancel. Raises ValueError for a stretch that cannot be read."""
+    stretch.fit(source)  # at a rate of hardly anything no frames can be counted
     pace = source.fps / stretch.counted(source) if source.timed else 1.0  # frames of the source for each that is counted
     wanted = (stretch.expected(source) or 0) * stretch.every_nth
     return reading_ticks(math.ceil(wanted * pace), math.ceil(stretch.start * pace))
