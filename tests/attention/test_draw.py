@@ -201,3 +201,51 @@ def test_work_ticks_once_a_frame_for_each_of_edges_and_smoothing(edges, smoothin
 def test_a_record_without_a_level_says_that_nothing_was_recorded():
     with pytest.raises(ValueError, match="no cross-attention maps"):
         draw_mask(record_heat(CrossAttentionRecord(WORDS), [CAT], SIZE, SIZE), MaskRule())
+
+
+# Everything but some words
+
+
+def all_but(maps, weight=-1.0):
+    heat = WordsHeat([Phrase("cat", (1,), weight)], SIZE, SIZE)
+    heat.add(WORDS, {tuple(maps.shape[1:]): maps[:, None]}, 1.0)
+    return heat
+
+
+RINGED = OBJECT - square(28, 36, 28, 36) + square(2, 8, 2, 8)
+
+
+@pytest.mark.parametrize("rule", [PLAIN, replace(PLAIN, objects=1), replace(PLAIN, holes=True), replace(PLAIN, threshold=OTSU)])
+def test_everything_but_some_words_is_the_rest_of_what_the_rule_finds_for_them(rule):
+    """What is kept is as large, and as whole, as it would be if it were edited."""
+    found, threshold = draw_mask(all_but(RINGED), rule)
+    kept, same = draw_mask(heat_of(RINGED), rule)
+    assert torch.equal(found, 1 - kept) and threshold == same
+    assert 0 < kept.mean() < 0.5
+
+
+def test_everything_but_a_thing_follows_the_edges_of_its_colours():
+    maps = blurred(OBJECT, 4.0)
+    found, _ = draw_mask(all_but(maps), MaskRule(), a_clip(OBJECT))
+    assert fit(found, 1 - OBJECT) > 0.99 > fit(draw_mask(all_but(maps), PLAIN)[0], 1 - OBJECT)
+
+
+def test_everything_but_a_thing_grows_onto_it():
+    found, _ = draw_mask(all_but(OBJECT), replace(PLAIN, grow=3))
+    assert torch.equal(found, 1 - draw_mask(heat_of(OBJECT), replace(PLAIN, grow=-3))[0])
+
+
+@pytest.mark.parametrize("mode", [LIMIT, SUBTRACT, ADD])
+def test_a_matte_is_laid_over_everything_but_a_thing(mode):
+    """Also where the thing lies outside of what the matte allows: its heat is what the threshold is found by."""
+    matte = square(0, SIZE, 0, 10)
+    found, _ = draw_mask(all_but(OBJECT), replace(PLAIN, matte=mode), matte=matte)
+    rest = draw_mask(all_but(OBJECT), PLAIN)[0]
+    assert torch.equal(found, {LIMIT: rest * matte, SUBTRACT: rest * (1 - matte), ADD: torch.maximum(rest, matte)}[mode])
+
+
+def test_how_much_what_is_kept_weighs_counts_between_phrases_only():
+    two = PromptWords("cat dog", (Word("cat", (1,)), Word("dog", (2,))), 77)
+    heat = WordsHeat([Phrase("cat", (1,), -1.0), Phrase("dog", (2,), -0.5)], SIZE, SIZE)
+    heat.add(two, {(SIZE, SIZE): torch.stack([OBJECT, square(0, 8, 0, 8)], 1)}, 1.0)
+    assert torch.equal(heat.at(slice(0, 2)), torch.maximum(OBJECT, 0.5 * square(0, 8, 0, 8)))

@@ -284,3 +284,30 @@ def test_a_step_makes_each_words_heat_at_pixel_size_once_and_keeps_it_no_longer(
         mask.at_step(step)
         assert asked == [*mask.source.parts, *mask.target.parts]
         assert mask.heat_of_step is None
+
+
+# Everything but some words
+
+
+def all_but(**options):
+    record = CrossAttentionRecord(WORDS, [0.5], [{(SIZE, SIZE): SOURCE[:, None]}])
+    heat = record_heat(record, [Phrase("cat", (1,), -1.0)], SIZE, SIZE)
+    return OnlineMask(heat, Told(), WordsHeat((), SIZE, SIZE), SIGMAS, (CELLS, CELLS), **options)
+
+
+def test_everything_but_some_words_is_edited_at_every_step():
+    mask = all_but()
+    for step in range(STEPS):
+        assert torch.equal(mask.at_step(step)[:, 0], 1 - area(2, 5, 1, 4))
+    assert torch.equal(torch.cat(list(mask.source_masks())), 1 - SOURCE)
+
+
+@pytest.mark.parametrize("mode", [LIMIT, SUBTRACT, ADD])
+def test_a_matte_is_laid_over_everything_but_some_words(mode):
+    found = all_but(matte=MATTE, matte_mode=mode).at_step(0)[:, 0]
+    rest, matte = 1 - area(2, 5, 1, 4), area(0, 8, 0, 3)
+    assert torch.equal(found, {LIMIT: rest * matte, SUBTRACT: rest * (1 - matte), ADD: torch.maximum(rest, matte)}[mode])
+
+
+def test_everything_but_some_words_grows_onto_what_they_are():
+    assert all_but(grow=8).at_step(0).sum() > all_but().at_step(0).sum() > all_but(grow=-8).at_step(0).sum()

@@ -1,6 +1,6 @@
 import pytest
 
-from blade.attention.words import BYTES, Phrase, PromptWords, changed_columns, read_words
+from blade.attention.words import BYTES, Phrase, PromptWords, changed_columns, means_all_but, read_words
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -268,6 +268,12 @@ INVERSIONS = prompt("embedding:MyCar-v2 on a road, embedding:road", [
 def test_a_textual_inversion_is_a_word_with_or_without_its_prefix(written, columns, weight):
     (phrase,) = INVERSIONS.choose(written)
     assert (phrase.columns, phrase.weight) == (columns, weight)
+
+
+def test_words_with_a_minus_alone_are_taken_where_everything_else_is_meant():
+    assert TWO.choose("-road, -(blue car:0.5)", all_but=True) == (Phrase("road", (6,), -1.0), Phrase("blue car", (13, 14), -0.5))
+    assert [means_all_but(TWO.choose(words, all_but=True)) for words in ("-road", "-road, car", "car")] == [True, False, False]
+    assert not means_all_but(())
 
 
 def test_an_inversion_that_comfyui_left_out_is_said_so():
