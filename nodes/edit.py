@@ -41,7 +41,7 @@ def edit_inputs() -> list:
             "source_words",
             default="",
             tooltip='Words of the source prompt whose place is edited, written as in Cross-Attention Mask: "red car, -road, wheels:0.5, car#2". '
-            "Empty: the words that change.",
+            '"-red car" alone: everything but the car. Empty: the words that change.',
         ),
         io.String.Input(
             "target_words",

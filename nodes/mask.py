@@ -31,7 +31,7 @@ class CrossAttentionMask(io.ComfyNode):
                     "words",
                     default="",
                     tooltip='Words or phrases of the source prompt, separated by commas: "red car, wheels". "wheels:0.5" counts half, "-road" pushes '
-                    'the mask away, "car#2" is the second car alone. All the words that describe the thing find it best: "red car", not "car".',
+                    'the mask away, "-car" alone is everything but the car, "car#2" the second car alone. All the words that describe the thing find it best: "red car", not "car".',
                 ),
                 io.Combo.Input(
                     "threshold",
