@@ -126,7 +126,7 @@ def test_what_five_bench_has_and_the_method_cannot_place_is_left_out_and_named(c
 
 
 FAULTS = {
-    "a word that is not there": ({"source_words": "purple cat"}, "source_words: the word 'purple cat' is not in the prompt"),
+    "a word that is not there": ({"source_words": "purple cat"}, "source_words: the phrase 'purple cat' is not in the prompt"),
     "another's word": ({"target_words": "lion"}, "target_words: the word 'lion' is not in the prompt"),
     "nothing changes": (
         {"source_words": "", "target_words": "", "target_prompt": EDITS["shape"].clip.source_prompt},
