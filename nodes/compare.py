@@ -31,8 +31,8 @@ class Compare(io.ComfyNode):
             description="Shows the source, the mask over it and the edit beside each other: as a clip that plays in the node, and as a sheet of a "
             "few frames.",
             inputs=[
-                source_input(),
                 edited_input(),
+                source_input(),
                 fps_input(),
                 io.Int.Input("rows", default=4, min=1, max=64, tooltip="Rows of the sheet. Its frames are spread evenly over the clip."),
                 io.Int.Input("columns", default=1, min=1, max=16, tooltip="Frames in each row of the sheet."),
@@ -66,8 +66,8 @@ class Compare(io.ComfyNode):
     @checked("fps")
     def execute(
         cls,
-        source: torch.Tensor,
         edited: torch.Tensor,
+        source: torch.Tensor,
         fps: float,
         rows: int = 4,
         columns: int = 1,
@@ -107,7 +107,7 @@ class Compare(io.ComfyNode):
         return io.NodeOutput(clip, sheet, ui=ui.PreviewVideo([ui.SavedResult(name, "", io.FolderType.temp)]))
 
 
-def source_input() -> io.Input:
+def source_input() -> io.Input:  # behind edited_input, since a bypassed node hands its first picture on
     return io.Image.Input("source", tooltip="The clip before the edit, from Load Video (BLADE).")
 
 

@@ -29,8 +29,8 @@ class EditReport(io.ComfyNode):
             category=CATEGORY,
             description="Measures an edit: what the background kept, and whether what was edited holds still. Runs no model.",
             inputs=[
-                source_input(),
                 edited_input(),
+                source_input(),
                 io.Mask.Input(
                     "mask",
                     tooltip="Where the edit is: Blended Sampler's, in pixels or latent cells, or your own; one for the clip or one a frame.",
@@ -56,7 +56,7 @@ class EditReport(io.ComfyNode):
 
     @classmethod
     @checked()
-    def execute(cls, source: torch.Tensor, edited: torch.Tensor, mask: torch.Tensor, margin: int = 8) -> io.NodeOutput:
+    def execute(cls, edited: torch.Tensor, source: torch.Tensor, mask: torch.Tensor, margin: int = 8) -> io.NodeOutput:
         check_pair(TITLE, source, edited)
         inside = ClipMask(TITLE, mask, len(source), *source.shape[1:3])
 

@@ -36,10 +36,10 @@ def nodes(comfy, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
 
     def compare(source, edited, mask=None, fps=8.0, **more):
-        return blade.nodes.compare.Compare.execute(source, edited, fps, mask=mask, **more)
+        return blade.nodes.compare.Compare.execute(edited, source, fps, mask=mask, **more)
 
     def report(source, edited, mask, margin=8):
-        out = blade.nodes.edit_report.EditReport.execute(source, edited, mask, margin)
+        out = blade.nodes.edit_report.EditReport.execute(edited, source, mask, margin)
         return json.loads(out.result[1])
 
     return SimpleNamespace(compare=compare, report=report, temp=tmp_path / "temp")

@@ -67,8 +67,8 @@ def nodes(comfy, tmp_path, monkeypatch):
     def save(frames, fps=8.0, prefix="video/blade", form=FFV1, crf=16, audio=None):
         return blade.nodes.save_video.SaveVideo.execute(frames, fps, prefix, form, crf, audio)
 
-    def composite(*inputs, **more):
-        return blade.nodes.composite.PixelComposite.execute(*inputs, **more).result
+    def composite(source, edited, *inputs, **more):
+        return blade.nodes.composite.PixelComposite.execute(edited, source, *inputs, **more).result
 
     return SimpleNamespace(composite=composite, save=save, output=tmp_path)
 

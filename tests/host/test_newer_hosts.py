@@ -101,7 +101,7 @@ def test_pictures_and_latents_in_fp16_are_composited_as_the_same_in_fp32(studio,
 
     edited = studio.latents(mask=box).half()
     source, shown = (studio.vae.decode(latent).half() for latent in (studio.latent, edited.float()))
-    halves, singles = (source, shown, box.half()), (source.float(), shown.float(), box)
+    halves, singles = (shown, source, box.half()), (shown.float(), source.float(), box)
     for half, single in zip(PixelComposite.execute(*halves).result, PixelComposite.execute(*singles).result, strict=True):
         assert torch.equal(half, single)
     vae = HalfVAE(studio.vae)
