@@ -146,7 +146,7 @@ def check_model(node: str, model, trajectory: Trajectory) -> str:
     return "\n".join(told)
 
 
-def masks_of(mask: torch.Tensor, cells: tuple[int, ...] = ()) -> torch.Tensor:
+def masks_of(mask: torch.Tensor, cells: tuple[float, ...] = ()) -> torch.Tensor:
     """A MASK with one axis of frames, [frames, height, width] in 0..1. cells: the size of a clip's latent, where a mask of it may be meant.
 
     Raises ValueError for one without pixels or with values that are not finite, and for what core gives where a picture has no mask."""

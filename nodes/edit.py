@@ -6,7 +6,7 @@ import logging
 import math
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -131,19 +131,18 @@ class Edit:
         """The target prompt, so marked that the sampler knows it for this edit's."""
         return tagged(self.target, self.tag)
 
-    def own_mask(self, trajectory: Trajectory) -> torch.Tensor:
-        """The artist's mask for every frame, [frames, height, width] at the clip's size. Raises ValueError, naming node and input, where it does not
-        fit the trajectory."""
+    def own_mask(self, trajectory: Trajectory) -> torch.Tensor | None:
+        """The artist's mask for every frame, [frames, height, width] at the clip's size, if there is one. Raises ValueError, naming node and input, where
+        it does not fit the trajectory."""
         height, width = (side * CELL for side in trajectory.latents.shape[-2:])
         with naming(self.title, "mask"):
-            return clip_mask(self.mask, trajectory.frames, height, width)
+            return None if self.mask is None else clip_mask(self.mask, trajectory.frames, height, width)
 
     def fixed_mask(self, trajectory: Trajectory, steps: int) -> FixedMask | None:
         """Its mask where that is the artist's own alone; None where words have a say."""
-        if self.mask is None or self.mask_mode != ALONE:
-            return None
+        mask = self.own_mask(trajectory) if self.mask_mode == ALONE else None
         cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
-        return FixedMask(self.own_mask(trajectory), steps, cells, self.grow, self.widen, self.feather)
+        return None if mask is None else FixedMask(mask, steps, cells, self.grow, self.widen, self.feather)
 
     def step_mask(self, trajectory: Trajectory, sigmas: torch.Tensor) -> StepMask:
         """Its mask, step by step on these sigmas. Raises ValueError, naming node and input, where mask or words do not fit the trajectory."""
@@ -152,7 +151,7 @@ class Edit:
             return fixed
         cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
         height, width = (side * CELL for side in cells)
-        mask = None if self.mask is None else self.own_mask(trajectory)
+        mask = self.own_mask(trajectory)
         masked = mask is not None and self.mask_mode == SOURCE
         source, words, aim = self.words(trajectory, masked)
         if masked and mask is not None:
@@ -214,29 +213,34 @@ def check_places(edits: Sequence[Edit], masks: Sequence[StepMask | None], trajec
     notes, places = [], []
     for number, (edit, mask) in enumerate(zip(edits, masks, strict=True), 1):
         name = "mask" if len(edits) == 1 else f"mask of edit {number}"
-        place = torch.ones(trajectory.frames, dtype=torch.bool)
+        if isinstance(mask, FixedMask):
+            place = mask.filled()
+        else:
+            own = edit.own_mask(trajectory)
+            place = torch.ones(trajectory.frames, dtype=torch.bool) if own is None else own.flatten(1).any(1)
         if edit.mask is not None:
             notes.append(resize_note(edit.mask, height, width, name))
-            place = mask.filled() if isinstance(mask, FixedMask) else edit.own_mask(trajectory).flatten(1).any(1)
         if not place.all():
             notes.append(f"The {name} is empty in {int((~place).sum())} of {len(place)} frames{WITHOUT.get(edit.mask_mode, '')}.")
         elif not (mask is None or mask.filled().any()):
             notes.append(f"Nothing is inside the {name} at the first step: nothing changes unless the target words widen it.")
         places.append(place.any() or edit.mask_mode in WITHOUT)
     if not any(places):
-        refuse_empty(edits[0])
+        refuse_empty(edits[0], trajectory)
     return [note for note in notes if note]
 
 
-def refuse_empty(edit: Edit) -> None:
+def refuse_empty(edit: Edit, trajectory: Trajectory) -> None:
     """Raises ValueError that says why nothing is left of an edit's own mask."""
+    own = edit.own_mask(trajectory)
     with naming(edit.title, "mask"):
-        if not (edit.mask > 0).any():
+        if own is not None and not own.any():
             raise ValueError(
                 "it is empty in every frame, so nothing would be edited. Paint the mask, or look at the node that it comes from: a picture from Load "
                 "Image has a mask only where it is transparent or painted on."
             )
-    if edit.grow < 0:
+    larger = replace(edit, grow=0).fixed_mask(trajectory, 2)
+    if edit.grow < 0 and larger is not None and larger.filled().any():
         with naming(edit.title, "grow"):
             raise ValueError(
                 f"it is {edit.grow}, which leaves nothing of the mask in any frame, so nothing would be edited. Set it higher."
@@ -294,8 +298,9 @@ class Pass:
 
     def finish(self, watch: Watch) -> None:
         """The run is at its end: tells what it lacked."""
-        drawn: list[Any] = [mask for mask in self.masks if hasattr(mask, "seen")]  # online masks, those of a second copy of the pack too
-        blind = [hasattr(mask, "seen") and bool(mask.target.phrases) and not mask.seen for mask in self.masks]
+        held: list[Any] = list(self.masks)
+        drawn = [mask for mask in held if hasattr(mask, "seen")]  # online masks, those of a second copy of the pack too
+        blind = [hasattr(mask, "seen") and bool(mask.target.phrases) and not mask.seen for mask in held]
         if len(self.sigmas) > 2 and any(blind):
             silent, why = self.unheard[blind.index(True)]
             watch.warn("the target's words could not widen the mask", why if silent == len(self.sigmas) - 1 else "")

@@ -148,6 +148,7 @@ def test_an_empty_mask_that_changes_nothing_of_the_words_mask_is_only_told(studi
         (3, 1.0, {}, r"input mask: it is too small or too faint: of no latent cell \(8x8 pixels\) it covers a fifth.*set grow higher"),
         (3, 1.0, {"widen": 16}, "input mask: it is too small or too faint"),  # at the last step, whose mask decides, nothing is widened
         (40, 0.1, {}, "input mask: it is too small or too faint"),
+        (40, 0.1, {"grow": -2}, "input mask: it is too small or too faint"),  # with or without grow
     ],
 )
 def test_a_mask_of_which_nothing_is_left_is_refused_with_what_took_it(studio, size, value, inputs, sentence):
@@ -157,6 +158,11 @@ def test_a_mask_of_which_nothing_is_left_is_refused_with_what_took_it(studio, si
     refused(rf"Blended Sampler \(BLADE\), {sentence}", studio.sample, model=model, mask=mask, **inputs)
     refused(rf"Edit \(BLADE\), {sentence}", studio.select, studio.edits(mask=mask, **inputs), model=model)
     assert not rows
+
+
+@pytest.mark.parametrize("mode", ["alone", "source", "limit", "add", "subtract"])
+def test_a_mask_without_axes_is_refused_by_its_shape_in_every_mode(studio, mode):
+    refused(r"Edit \(BLADE\), input mask: its shape is \[\]", studio.select, studio.edits(mask=torch.tensor(1.0), mask_mode=mode))
 
 
 def test_a_mask_that_widen_alone_lets_in_serves_where_one_step_is_all(studio):
