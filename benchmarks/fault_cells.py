@@ -6,15 +6,16 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.fault_graph import FaultHost, Ran, graph, prepare, take_files
+from benchmarks.fault_graph import FaultHost, Ran, cores_graph, graph, prepare, take_files
 from benchmarks.report import Kept
 from demo.host import HostError
 
 CANCEL, EXCEPTION, MEMORY, NAN, DISK, KILLED = "cancel", "exception", "out of memory", "NaN", "disk full", "killed"
+REFUSED = "refused by us"  # from inside a model's run: another pack answers in the model's place, which batches of frames do not allow
 STAGES = {  # by the door's hook at which it happens
     "prompts.encode": "Prompt",
     "encoding.encode": "Encode Video",
@@ -37,12 +38,13 @@ STAGES = {  # by the door's hook at which it happens
     "film.passing": "Save Video",
 }
 TENSOR_FAULTS = (CANCEL, EXCEPTION, MEMORY, NAN)
+REFUSALS = tuple(place for place in STAGES if place.endswith(".unet"))
 IN_A_PROCESS_OF_ITS_OWN = {  # the disk is full to the whole server; a killed one must be started again
     DISK: ("storage.passing", "trajectory.passing", "decoding.decode", "film.passing"),
     KILLED: ("encoding.encode", "inversion.unet", "sampling.unet", "decoding.decode", "film.passing"),
 }
 # Of the state: what is right as soon as a run has ended, and what once the same things are cached
-AT_ONCE = ("temp", "open", "threads", "hooks", "host", "torch", "options", "injected")
+AT_ONCE = ("temp", "open", "threads", "hooks", "host", "torch", "options", "injected", "leaks")
 AFTERWARDS = (*AT_ONCE, "objects", "tensors")
 
 
@@ -55,6 +57,7 @@ class Fresh:
     state: dict
     calls: dict[str, int]  # of each hook
     seconds: float
+    cores: dict[str, str]  # digests of core's own prompt
 
     @classmethod
     def of(cls, host: FaultHost) -> Fresh:
@@ -62,20 +65,22 @@ class Fresh:
         ran = host.edit(graph(-1))
         if ran.outcome.error:
             raise HostError(f"the prompt fails without any fault: {ran.outcome.error}")
+        cores = host.edit(cores_graph(-1))
         begin = time.monotonic()
         again = host.edit(graph(-2))  # what a first run makes once (a thread, a cache, the loaded model) is there
-        return cls(ran.digests, sorted(ran.files.values()), again.state, ran.state["calls"], time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        return cls(ran.digests, sorted(ran.files.values()), again.state, ran.state["calls"], seconds, cores.digests)
 
     def unlike(self, ran: Ran, kinds: tuple[str, ...]) -> list[str]:
         """What is not as in the fresh server."""
         found = [f"{kind}: {differing(self.state[kind], ran.state[kind])}" for kind in kinds if ran.state[kind] != self.state[kind]]
         return found + [f"file {name}: {held}" for name, held in ran.files.items() if held not in self.files]
 
-    def missed(self, ran: Ran) -> list[str]:
-        """What a prompt that must succeed did not give to the bit."""
+    def missed(self, ran: Ran, core: bool = False) -> list[str]:
+        """What a prompt that must succeed did not give to the bit. core: it was core's own."""
         if ran.outcome.error:
             return [f"the next prompt fails: {ran.outcome.error}"]
-        return [f"{name} differs" for name, held in self.digests.items() if ran.digests.get(name) != held]
+        return [f"{name} differs" for name, held in (self.cores if core else self.digests).items() if ran.digests.get(name) != held]
 
 
 def differing(wanted: object, found: object) -> str:
@@ -85,20 +90,20 @@ def differing(wanted: object, found: object) -> str:
     return f"{wanted} -> {found}"[:300]
 
 
-def run_cells(comfy: Path, base: Path, kept: Kept) -> list[dict]:
-    """Every fault at every stage. Each row: stage, fault, end (the sentence that the artist gets, or "finished"), dirt (what was not as in a
-    fresh server, empty if all was). kept: rows of an earlier run that was cut off."""
+def run_cells(comfy: Path, base: Path, kept: Kept, faults: Collection[str]) -> list[dict]:
+    """These faults at every stage. Each row: stage, fault, end (the sentence that the artist gets, or "finished"), dirt (what was not as in a fresh
+    server, empty if all was). kept: rows of other faults, or of an earlier run that was cut off."""
     base = prepare(base)
     with FaultHost(comfy, base, log=base / "cells.log", cpu=True) as host:
         fresh = Fresh.of(host)
         nonces = iter(range(1, 10_000))
         for place in STAGES:
             kinds = (CANCEL,) if place.endswith(".passing") else TENSOR_FAULTS
-            for kind in kinds:
-                if f"{place}/{kind}" not in kept.rows:
+            for kind in (*kinds, REFUSED) if place in REFUSALS else kinds:
+                if kind in faults and f"{place}/{kind}" not in kept.rows:
                     keep(kept, place, kind, *in_one_server(host, fresh, place, kind, nonces))
     for kind, places in IN_A_PROCESS_OF_ITS_OWN.items():
-        if kind == DISK and sys.platform != "linux":
+        if kind not in faults or (kind == DISK and sys.platform != "linux"):
             continue  # elsewhere no limit of a process makes writing fail
         for place in places:
             if f"{place}/{kind}" not in kept.rows:
@@ -114,13 +119,16 @@ def keep(kept: Kept, place: str, kind: str, end: str, dirt: list[str]) -> None:
 
 def in_one_server(host: FaultHost, fresh: Fresh, place: str, kind: str, nonces: Iterator[int]) -> tuple[str, list[str]]:
     """A fault, and the prompt after it: the same again, as an artist presses Run again, with what was made before the fault in ComfyUI's cache;
-    all anew where the fault did not end the run, since its results are cached then."""
+    all anew where the fault did not end the run, since its results are cached then. After a refusal of ours one of core's own comes first."""
     nonce = next(nonces)
     host.arm(place, kind, fresh.calls[place] // 2)
     ran = host.edit(graph(nonce))
     dirt = [] if ran.state["fired"] else ["the fault did not happen"]
     dirt += fresh.unlike(ran, AT_ONCE) if ran.outcome.error else []
     host.arm()
+    if kind == REFUSED:
+        cores = host.edit(cores_graph(nonce))
+        dirt += fresh.missed(cores, core=True) + fresh.unlike(cores, AT_ONCE)
     after = host.edit(graph(nonce if ran.outcome.error else next(nonces)))
     return ran.outcome.error or "finished", [*dirt, *fresh.missed(after), *fresh.unlike(after, AFTERWARDS)]
 

@@ -91,6 +91,20 @@ def graph(nonce: int) -> dict[str, Node]:
     return made
 
 
+def cores_graph(nonce: int) -> dict[str, Node]:
+    """A prompt with nothing of ours in it, which samples with the same checkpoint."""
+    return {
+        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT_NAME),
+        "words": node("CLIPTextEncode", clip=["checkpoint", 1], text=EDIT.clip.source_prompt),
+        "empty": node("EmptyLatentImage", width=128, height=128, batch_size=FRAMES),
+        "anew": node("FaultDoor", value=["empty", 0], name="core", nonce=nonce),
+        "sampled": node(
+            "KSampler", model=["checkpoint", 0], positive=["words", 0], negative=["words", 0], latent_image=["anew", 0], steps=STEPS, seed=1
+        ),
+        "digest of core": node("FaultDigest", value=["sampled", 0]),
+    }  # fmt: skip
+
+
 @dataclass
 class Ran:
     """A prompt's end. digests: of every result that was reached, by node. files: what those that it wrote hold, or what is wrong with them."""

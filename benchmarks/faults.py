@@ -1,10 +1,10 @@
 """What faults, cancellations, odd inputs and long use leave behind: nothing.
 
-    python -m benchmarks.faults [--out out/faults] [--only cells,cancellations,soak,fuzz] [--quick]
+    python -m benchmarks.faults [--out out/faults] [--only cells,refusals,cancellations,soak,fuzz] [--quick]
 
 Writes the keys `cells`, `dirty_cells`, `random_cancellations`, `soak.*` and `fuzz.*` of table.json, and table.md. Each part runs real servers with a
-pack that makes them fail (`benchmarks/fault_pack`); `fuzz` runs tests/host/test_fuzz.py with many examples. Ends with 1 where a prompt fails
-without a fault, with 2 where a goal is missed.
+pack that makes them fail (`benchmarks/fault_pack`); `refusals` adds to the cells the column "refused by us"; `fuzz` runs tests/host/test_fuzz.py
+with many examples. Ends with 1 where a prompt fails without a fault, with 2 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.fault_cells import STAGES, run_cancellations, run_cells
+from benchmarks.fault_cells import DISK, KILLED, REFUSALS, REFUSED, STAGES, TENSOR_FAULTS, run_cancellations, run_cells
 from benchmarks.fuzz import run as run_fuzz
 from benchmarks.report import Kept, machine, merge
 from benchmarks.soak import run_soak
@@ -30,11 +30,25 @@ QUICK = 20  # times fewer
 
 
 def cells(comfy: Path, out: Path, quick: bool) -> bool:
+    rows = fill(comfy, out, (*TENSOR_FAULTS, DISK, KILLED))
+    return not dirty(rows) and len(rows) >= CELLS
+
+
+def refusals(comfy: Path, out: Path, quick: bool) -> bool:
+    rows = fill(comfy, out, (REFUSED,))
+    return not dirty(rows) and len(rows) == len(REFUSALS)
+
+
+def fill(comfy: Path, out: Path, faults: tuple[str, ...]) -> list[dict]:
+    """Some of the table's columns. Returns their rows."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = run_cells(comfy, out / "base_cells", Kept(out / "cells.json"))
-    dirty = [row for row in rows if row["dirt"]]
-    merge(out / "table.json", {"cells": len(rows), "dirty_cells": len(dirty), "table": rows})
-    return not dirty and len(rows) >= CELLS
+    rows = run_cells(comfy, out / "base_cells", Kept(out / "cells.json"), faults)
+    merge(out / "table.json", {"cells": len(rows), "dirty_cells": len(dirty(rows)), "table": rows})
+    return [row for row in rows if row["fault"] in faults]
+
+
+def dirty(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if row["dirt"]]
 
 
 def cancellations(comfy: Path, out: Path, quick: bool) -> bool:
@@ -59,7 +73,13 @@ def fuzz(comfy: Path, out: Path, quick: bool) -> bool:
     return not found["unexpected"]
 
 
-PARTS: dict[str, Callable[[Path, Path, bool], bool]] = {"cells": cells, "cancellations": cancellations, "soak": soak, "fuzz": fuzz}
+PARTS: dict[str, Callable[[Path, Path, bool], bool]] = {
+    "cells": cells,
+    "refusals": refusals,
+    "cancellations": cancellations,
+    "soak": soak,
+    "fuzz": fuzz,
+}
 
 
 def markdown(found: dict) -> str:

@@ -11,6 +11,7 @@ import copy
 import ctypes
 import gc
 import hashlib
+import logging
 import os
 import re
 import signal
@@ -43,14 +44,14 @@ class Fault:
         self.place, self.kind, self.left, self.fired = place, kind, at, False
         self.calls.clear()
 
-    def here(self, place: str) -> bool:
-        """Whether the result of this call must become NaN. Raises, cancels or ends the process where that is the fault."""
+    def here(self, place: str) -> str:
+        """The kind of the fault, if it is this call that has it, else nothing. Raises, cancels or ends the process where that is the fault."""
         self.calls[place] += 1
         if place != self.place or self.fired:
-            return False
+            return ""
         self.left -= 1
         if self.left >= 0:
-            return False
+            return ""
         self.fired = True
         if self.kind == "cancel":
             comfy.model_management.interrupt_current_processing()
@@ -62,10 +63,23 @@ class Fault:
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
         elif self.kind == "disk full":
             fill_disk()
-        return self.kind == "NaN"
+        return self.kind
 
 
 FAULT = Fault()
+
+
+class LeaksTold(logging.Handler):
+    """Counts what ComfyUI logs of models that it takes for leaked, since the last fault was armed."""
+
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += "memory leak" in record.getMessage()
+
+
+LEAKS = LeaksTold()
+logging.getLogger().addHandler(LEAKS)
 
 
 def fill_disk() -> None:
@@ -83,7 +97,7 @@ def empty_disk() -> None:
 
 
 def spoiled(value: torch.Tensor, place: str) -> torch.Tensor:
-    return value * float("nan") if FAULT.here(place) else value
+    return value * float("nan") if FAULT.here(place) == "NaN" else value
 
 
 class ModelDoor:
@@ -96,14 +110,19 @@ class ModelDoor:
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "open", "faults"
 
     def open(self, model, name: str) -> tuple:
+        def unet(apply, given: dict) -> torch.Tensor:
+            fault = FAULT.here(f"{name}.unet")
+            if fault == "refused by us":  # an answer from a cache, without the model: what passes in batches of frames must not have it
+                return given["input"]
+            found = apply(given["input"], given["timestep"], **given["c"])
+            return found * float("nan") if fault == "NaN" else found
+
         model = model.clone()
-        model.set_model_unet_function_wrapper(
-            lambda apply, given: spoiled(apply(given["input"], given["timestep"], **given["c"]), f"{name}.unet")
-        )
+        model.set_model_unet_function_wrapper(unet)
         model.set_model_attn1_patch(lambda q, k, v, options: (spoiled(q, f"{name}.self-attention"), k, v))
         model.set_model_attn2_patch(lambda q, k, v, options: (spoiled(q, f"{name}.cross-attention"), k, v))
         model.set_model_sampler_post_cfg_function(lambda given: spoiled(given["denoised"], f"{name}.guidance"))
-        OPENED[name] = model
+        OPENED[name] = model, structure(model.model_options)
         return (model,)
 
 
@@ -136,7 +155,7 @@ class ClipDoor:
         made = copy.copy(clip)
 
         def encode(tokens, **named):
-            spoil = FAULT.here(f"{name}.encode")
+            spoil = FAULT.here(f"{name}.encode") == "NaN"
             found = clip.encode_from_tokens_scheduled(tokens, **named)
             return [[embedding * float("nan") if spoil else embedding, options] for embedding, options in found]
 
@@ -179,7 +198,7 @@ class Digest:
         return {"ui": {"sha256": [hashlib.sha256(tensor.contiguous().cpu().numpy().tobytes()).hexdigest()]}}
 
 
-OPENED: dict = {}  # the doors of MODELs, by name
+OPENED: dict = {}  # the doors of MODELs, by name: each, and what its options were made of when it was opened
 
 
 def packs_objects() -> dict[str, int]:
@@ -207,6 +226,10 @@ def structure(value: object, depth: int = 0) -> object:
     return value if isinstance(value, (int, float, str, bool, type(None))) else f"{type(value).__name__} {id(value)}"
 
 
+def changed(before: object, now: object) -> object:
+    return f"{before} -> {now}" if before != now else "as opened"
+
+
 def host_functions() -> dict[str, int]:
     """Every function of the host's modules and classes, by the object that stands there now."""
     found = {}
@@ -220,6 +243,11 @@ def host_functions() -> dict[str, int]:
                         f"{name}.{key}.{part}": id(inside) for part, inside in vars(value).items() if isinstance(inside, FunctionType)
                     }
     return found
+
+
+def dead(loaded) -> bool:
+    """Whether ComfyUI has lost every MODEL of a network that it has loaded: it then warns of a leak at each loading, until it is restarted."""
+    return loaded.real_model is not None and loaded.is_dead()
 
 
 def hooks_of(module: torch.nn.Module) -> int:
@@ -250,10 +278,11 @@ def state() -> dict:
         "threads": sorted(re.sub(r"[-_\d]+", "", thread.name) for thread in threading.enumerate() if "asyncio" not in thread.name),
         "objects": packs_objects(),
         "tensors": bytes_of_tensors(),
-        "options": {name: structure(model.model_options) for name, model in OPENED.items()},
-        "injected": {name: [bool(model.patches), len(model.injections), len(model.callbacks)] for name, model in OPENED.items()},
-        "hooks": {name: hooks_of(model.model) for name, model in OPENED.items()},
+        "options": {name: changed(made_of, structure(model.model_options)) for name, (model, made_of) in OPENED.items()},
+        "injected": {name: [bool(model.patches), len(model.injections), len(model.callbacks)] for name, (model, _) in OPENED.items()},
+        "hooks": {name: hooks_of(model.model) for name, (model, _) in OPENED.items()},
         "host": hashlib.sha256(repr(host_functions()).encode()).hexdigest(),
+        "leaks": [sum(dead(model) for model in comfy.model_management.current_loaded_models), LEAKS.count],
         "torch": [torch.get_num_threads(), str(torch.get_default_dtype()), torch.are_deterministic_algorithms_enabled()],
     }  # fmt: skip
 
@@ -263,6 +292,7 @@ async def arm(request):
     told = await request.json()
     empty_disk()
     FAULT.arm(told["place"], told["kind"], told["at"])
+    LEAKS.count = 0
     return web.json_response({})
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from benchmarks.fault_cells import IN_A_PROCESS_OF_ITS_OWN, STAGES, TENSOR_FAULTS, Fresh, name_of_a_part
+from benchmarks.fault_cells import AT_ONCE, IN_A_PROCESS_OF_ITS_OWN, STAGES, TENSOR_FAULTS, Fresh, name_of_a_part
 from benchmarks.fault_graph import Ran, graph
 from benchmarks.faults import CELLS, ending, markdown
 from benchmarks.soak import SETTINGS, settings
 from demo.host import Outcome
 
-STATE = {kind: [] for kind in ("temp", "open", "threads", "hooks", "host", "torch", "options", "injected")}
-FRESH = Fresh({"digest of a": "1", "digest of b": "2"}, ["whole"], STATE, {}, 1.0)
+STATE = {kind: [] for kind in AT_ONCE}
+FRESH = Fresh({"digest of a": "1", "digest of b": "2"}, ["whole"], STATE, {}, 1.0, {"digest of core": "3"})
 
 
 def ran(error=None, state=STATE, digests=FRESH.digests, files=None):
@@ -36,11 +36,18 @@ def test_every_stage_has_a_door_in_the_graph():
         (ran(files={"a.mkv": "whole"}), []),
         (ran(digests={"digest of a": "1", "digest of b": "other"}), ["digest of b differs"]),
         (ran(digests={"digest of a": "1"}), ["digest of b differs"]),
+        (ran(state=STATE | {"leaks": [1, 2]}), ["leaks: [] -> [1, 2]"]),
         (ran("it broke"), ["the next prompt fails: it broke"]),
     ],
 )
 def test_what_is_not_as_in_a_fresh_server_is_told(found, told):
-    assert FRESH.unlike(found, ("threads",)) + FRESH.missed(found) == told
+    assert FRESH.unlike(found, ("threads", "leaks")) + FRESH.missed(found) == told
+
+
+def test_what_cores_own_prompt_gives_is_held_against_its_own():
+    found = ran(digests={"digest of core": "other"})
+    assert FRESH.missed(found, core=True) == ["digest of core differs"]
+    assert FRESH.missed(ran(digests=FRESH.cores), core=True) == []
 
 
 @pytest.mark.parametrize(
