@@ -74,7 +74,8 @@ def safetensors_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iter
     """The bytes of a safetensors file, in parts that take no memory of their own where the tensors are contiguous; of its library the versions before
     0.8 hold the whole file. Larger types first, so that each tensor lies at a multiple of its size."""
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header, end = {"__metadata__": metadata}, 0
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
     for name in names:
         tensor, begin = tensors[name], end
         end += tensor.nbytes
