@@ -20,7 +20,7 @@ from .colour import HLG, PQ, to_rgb
 from .orientation import orientation_of
 from .shown import Shown, Source, no_tick
 from .sound import heard
-from .timing import DISCONTINUOUS, NO_TIMESTAMPS, Clock, timing_of
+from .timing import DISCONTINUOUS, NO_TIMESTAMPS, Clock, packets_of, timing_of
 
 MISSING = 0.05  # of its length, at least half a second: if a file ends as much earlier than it says, some of it is lost
 CUT_OFF = "The file is damaged or cut off: set frame_count so that it ends before frame {}, or get the whole file."
@@ -222,7 +222,7 @@ def decoded(
     decoder = ALPHA_DECODERS.get(context.name) if transparent else None
     if decoder is not None and decoder in av.codecs_available:
         context = av.CodecContext.create(decoder, "r")
-    for packet in chain(readable(container.demux(stream)), repeat(None, DRAINED)):
+    for packet in chain(packets_of(container, stream), repeat(None, DRAINED)):
         tick()
         if packet is not None:
             if clock is not None:
@@ -238,15 +238,6 @@ def decoded(
             return
         except av.FFmpegError:  # a damaged packet; the frames of others may still come
             continue
-
-
-def readable(packets: Iterator) -> Iterator:
-    """Those that hold something: an empty one is PyAV's way to say that these were all, or an AVI's to say that the picture stays. Ends where FFmpeg
-    can read no further."""
-    try:
-        yield from (packet for packet in packets if packet.size)
-    except av.FFmpegError:
-        return
 
 
 def deinterlaced(frames: Iterator, notes: dict[str, str]) -> Iterator:

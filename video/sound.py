@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from .shown import no_tick
-from .timing import DISCONTINUOUS, Clock
+from .timing import DISCONTINUOUS, Clock, packets_of
 
 PREROLL = 0.5  # seconds of sound decoded before a stretch: MP3 and AAC frames need those before them
 MOST_SAMPLES = 768_000  # a second of sound, the most that converters make
@@ -90,7 +90,7 @@ def heard(
         if time is not None and time < begin - PREROLL - 1:
             continue
         try:
-            frames = [] if packet.size == 0 and packet.pts is not None else stream.codec_context.decode(packet if packet.size else None)
+            frames = stream.codec_context.decode(packet)
         except (av.FFmpegError, EOFError):
             found.bad += 1
             continue
@@ -131,19 +131,16 @@ def packets_in_step(container, stream, pictures, tick: Callable[[], None]) -> It
     leader = None if pictures is None else Clock(container, pictures)
     clock, waiting = Clock(container, stream, leader and leader.offsets), list[Any]()
     streams = [stream] if pictures is None else [pictures, stream]
-    try:
-        for packet in container.demux(*streams):
-            tick()
-            if leader is not None and packet.stream_index == pictures.index:
-                leader.mend(packet)
-                while waiting and clock.mend(waiting[0]):
-                    yield waiting.pop(0)
-            elif not waiting and clock.mend(packet):
-                yield packet
-            else:
-                waiting.append(packet)
-    except av.FFmpegError:  # the file ends here
-        pass
+    for packet in packets_of(container, *streams):
+        tick()
+        if leader is not None and packet.stream_index == pictures.index:
+            leader.mend(packet)
+            while waiting and clock.mend(waiting[0]):
+                yield waiting.pop(0)
+        elif not waiting and clock.mend(packet):
+            yield packet
+        else:
+            waiting.append(packet)
     yield from waiting
 
 

@@ -73,13 +73,15 @@ def timing_of(container, stream) -> Timing:
     """Reads a part of the file. The container is to be opened anew afterwards."""
     avi = container.format.name == "avi"
     clock, spans, whole = Clock(container, stream), list[tuple[int, int]](), True  # when a packet's frame is shown, and for how long
-    for packet, size in sized(container.demux(stream)):
+    size = 0
+    for packet in packets_of(container, stream):
         if len(spans) >= LOOKED_AT or size > LOOKED_AT_BYTES:
             whole = False
             break
+        size += packet.size
         clock.mend(packet)
         stamp = packet.dts if avi else packet.pts  # an AVI has but the one
-        if stamp is not None and packet.size and not packet.is_discard:
+        if stamp is not None and not packet.is_discard:
             spans.append((stamp, packet.duration or 0))
     base, stored = float(stream.time_base), [begin for begin, _ in spans]
     times = sorted(begin * base for begin in stored)
@@ -92,14 +94,16 @@ def timing_of(container, stream) -> Timing:
     return Timing(fps, even, promised(container, stream), end, len(clock.offsets), in_order or avi)
 
 
-def sized(packets) -> Iterator[tuple]:
-    """Each packet, and how many bytes have come before it. Ends where FFmpeg can read no further."""
-    size = 0
-    try:
-        for packet in packets:
-            yield packet, size
-            size += packet.size
-    except av.FFmpegError:
+def packets_of(container, *streams) -> Iterator:
+    """The packets of streams that hold something, until FFmpeg can read no further. An empty one is PyAV's way to say that these were all, or an AVI's
+    to say that the picture stays."""
+    while True:
+        try:
+            yield from (packet for packet in container.demux(*streams) if packet.size)
+        except IndexError:  # of a stream that begins later than the others, which PyAV does not know of
+            continue
+        except av.FFmpegError:
+            pass
         return
 
 
@@ -120,7 +124,7 @@ def frame_rate(container, stream, times: list[float], end: float | None) -> tupl
     if abs(usual / average - 1) < 0.01 and all(abs(step - 1) < LEAST_UNEVEN for step in steps):
         return average, True
     even = len(times) < 2 and (not base or abs(base / average - 1) < 1e-3)
-    if LEAST_VARYING * average < base < MOST_REPEATED * average or (not even and abs(usual / base - 1) < 0.01):
+    if LEAST_VARYING * average < base < MOST_REPEATED * average or (base and not even and abs(usual / base - 1) < 0.01):
         return base, even
     return (usual if usual > LEAST_VARYING * average else average), even
 

@@ -476,3 +476,14 @@ def test_channels_in_an_order_of_the_file_s_own_end_no_process(tmp_path):
     content[at : at + 12] = struct.pack(">III", 128 << 16 | 8, 0, 0)  # MPEG 7.1 C, whose side channels stand before the back ones
     path.write_bytes(content)
     assert run(ODD_ORDER, path).split(maxsplit=2) == ["8", "10", f"{[*range(8)]}\n"]
+
+
+def test_a_stream_that_begins_late_ends_nothing(tmp_path):
+    """A recording with sound joined to one without: PyAV does not know of a stream that was not there at the beginning."""
+    write_drawn(tmp_path / "a.ts", a_drawn("ts", rate=12, count=144, sound=None))
+    write_drawn(tmp_path / "b.ts", a_drawn("ts", rate=12, count=36, sound="mp2"))
+    (tmp_path / "c.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with av.open(str(tmp_path / "c.ts")) as file, pytest.raises(IndexError):
+        list(file.demux(file.streams.video[0]))  # else there is nothing to mend
+    clip = load_clip(str(tmp_path / "c.ts"))
+    assert numbers(clip.frames) == [*range(144), *range(36)]
