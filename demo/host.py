@@ -126,6 +126,7 @@ class ComfyHost:
     log: file for all that the server prints (default: base/host.log)
     cpu: run on the CPU even where CUDA is available; on the CPU results repeat to the bit
     start_timeout: seconds that the server may take until it answers
+    page: folder of the page to serve (default: the one that is installed beside ComfyUI)
 
     Entering raises HostError if the server ends or does not answer, or if one of the packs in `base` fails to import."""
 
@@ -137,10 +138,11 @@ class ComfyHost:
         log: Path | None = None,
         cpu: bool = False,
         start_timeout: float = 300,
+        page: Path | None = None,
     ):
         self.comfy, self.base, self.python = Path(comfy).resolve(), Path(base).resolve(), python
         self.log = Path(log).resolve() if log else self.base / "host.log"
-        self.cpu, self.start_timeout = cpu, start_timeout
+        self.cpu, self.start_timeout, self.page = cpu, start_timeout, page
         self.address = ""
         self.pid = 0
         self._process: subprocess.Popen | None = None
@@ -168,6 +170,7 @@ class ComfyHost:
         command += ["--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]  # else it lies in ComfyUI's own folder
         command += ["--cpu"] if self.cpu else []
+        command += ["--front-end-root", str(self.page)] if self.page else []
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as output:

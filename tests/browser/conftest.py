@@ -1,6 +1,8 @@
-"""One server and one browser for all tests of the page."""
+"""One server and one browser for all tests of the page: of the one that ComfyUI asks for, or of that in the folder COMFYUI_PAGE."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +25,8 @@ def server(tmp_path_factory):
     base = prepare_base(tmp_path_factory.mktemp("comfyui"))
     add_placeholders(base)
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-    with ComfyHost(find_comfy(REPOSITORY / ".cache"), base, cpu=True) as host:
+    other = os.environ.get("COMFYUI_PAGE")
+    with ComfyHost(find_comfy(REPOSITORY / ".cache"), base, cpu=True, page=Path(other) if other else None) as host:
         yield host
 
 

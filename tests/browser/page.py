@@ -15,22 +15,34 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 MODES = ("classic", "vue")  # drawn on the canvas; "Nodes 2.0", built of HTML
 NOTE = "MarkdownNote"
+DIALOG = "[role=dialog]"
+CLOSE = f"{DIALOG} [aria-label='Close dialog'], {DIALOG} button:has(.pi-times)"
+PANEL = "[data-testid=properties-panel]"  # at the right of newer pages
+RUN = ".comfyui-queue-button button, [data-testid=queue-button]"  # on older and on newer pages
 # What the page asks for whether or not it is there, and its calls to a registry that the server forbids: no fault of a pack.
 USUAL = re.compile(
     r"/(user\.css|favicon\.ico|userdata\S*) .*404|/docs/BLADE_\w+/en\.md .*404|violates the following Content Security Policy"
 )
-NODES = """
-const {scale, offset} = app.canvas.ds, {left, top} = app.canvas.canvas.getBoundingClientRect();
+LABEL = """
+const named = '[data-testid=widget-layout-field-label], label, p';
+const label = row => row.querySelector('textarea')?.ariaLabel ?? row.querySelector(named)?.textContent.trim();
+"""
+FIELD = f"""{LABEL}
+const rows = [...document.querySelectorAll(`.lg-node[data-node-id="${{arguments[0]}}"] .lg-node-widget`)];
+return rows.find(row => label(row) === arguments[1])?.querySelector('input:not([type=file]), textarea');
+"""
+NODES = (
+    LABEL
+    + """const {scale, offset} = app.canvas.ds, {left, top} = app.canvas.canvas.getBoundingClientRect();
 const drawn = node => document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
 const box = node => {
     if (!drawn(node)) return [...node.boundingRect];
     const {x, y, width, height} = drawn(node).getBoundingClientRect();
     return [(x - left) / scale - offset[0], (y - top) / scale - offset[1], width / scale, height / scale];
 };
-const label = row => row.querySelector('textarea')?.ariaLabel ?? row.querySelector('p')?.textContent.trim();
 const choices = ({options: {values}}, ...given) => typeof values === 'function' ? values(...given) : values;
 return app.graph.nodes.map(node => ({
-    id: node.id, type: node.type, title: node.title, box: box(node), red: Boolean(node.has_errors),
+    id: String(node.id), type: node.type, title: node.title, box: box(node), red: Boolean(node.has_errors),
     known: node.type in LiteGraph.registered_node_types,
     labels: [...drawn(node)?.querySelectorAll('.lg-node-widget') ?? []].map(label),
     widgets: (node.widgets ?? []).map(widget => ({
@@ -40,6 +52,7 @@ return app.graph.nodes.map(node => ({
     })),
 }));
 """
+)
 GROUPS = "return app.graph.groups.map(({title, pos, size}) => ({title, box: [...pos, ...size]}))"
 WIDGET = """
 const node = app.graph.getNodeById(arguments[0]), widget = node.widgets.find(widget => widget.name === arguments[1]);
@@ -80,16 +93,15 @@ class Page:
     def press(self, *keys: str) -> None:
         ActionChains(self.driver).send_keys(*keys).perform()
 
+    def command(self, name: str) -> None:
+        """Runs one of the page's own commands, whose places in its menus differ from version to version."""
+        self.run_script("return app.extensionManager.command.execute(arguments[0])", name)
+
     def use(self, mode: str) -> None:
-        """Draws nodes in one of MODES, by the switch in the page's menu. Closes a dialog that a failed test has left."""
+        """Draws nodes in one of MODES. Closes a dialog that a failed test has left."""
         self.close_dialog()
-        if mode == self.mode:
-            return
-        self.click(".comfy-menu-button-wrapper")
-        switch = self.wait(lambda: self.find(".comfy-command-menu .p-toggleswitch"), "no switch for Nodes 2.0 in the menu")
-        switch.click()
-        self.press(Keys.ESCAPE)
-        self.wait(lambda: self.mode == mode and not self.find(".comfy-command-menu"), "Nodes 2.0 did not switch")
+        self.run_script("return app.extensionManager.setting.set('Comfy.VueNodes.Enabled', arguments[0])", mode == "vue")
+        self.wait(lambda: self.mode == mode, "Nodes 2.0 did not switch")
 
     @property
     def mode(self) -> str:
@@ -97,27 +109,29 @@ class Page:
 
     def browse_templates(self) -> None:
         """Opens the template browser at the pack's own templates."""
-        self.click(".comfy-menu-button-wrapper")
-        self.click(".comfy-command-menu .p-menubar-item-label", "Browse Templates")
-        self.click(".workflow-template-selector-dialog nav div", "blade")
+        self.command("Comfy.BrowseTemplates")
+        self.click(f"{DIALOG} nav div", "blade")
         self.wait(lambda: self.find("[data-testid^=template-workflow-blade_]"), "no template of the pack")
 
     def open_template(self, name: str) -> None:
         """Opens a template by a click on its card, and brings all of it into view."""
-        before = self.active()
+        self.command("Comfy.NewBlankWorkflow")  # else it may already be open under this name
+        self.wait(lambda: not self.nodes(), "no blank workflow")
         self.browse_templates()
         self.click(f"[data-testid=template-workflow-{name}]")
-        self.wait(lambda: self.active() != before and name in self.active(), f"the template {name} did not open")
-        self.wait(lambda: not self.find(".workflow-template-selector-dialog"), "the template browser did not close")
+        self.wait(lambda: name in self.active() and self.nodes(), f"the template {name} did not open")
+        self.wait(lambda: not self.dialog(), "the template browser did not close")
         self.settle()
         self.run_script(FIT)
         self.settle()
 
     def fill(self, title: str, name: str, value: Any) -> None:
         """Types a value into a widget of the node of that title."""
-        key = next(node["id"] for node in self.nodes() if node["title"] == title)
+        node = next(node for node in self.nodes() if node["title"] == title)
+        key = node["id"]
         if self.mode == "vue":
-            field = self.driver.find_element(By.CSS_SELECTOR, f".lg-node[data-node-id='{key}'] [aria-label={name}]")
+            label = next(widget["label"] for widget in node["widgets"] if widget["name"] == name)
+            field = self.wait(lambda: self.run_script(FIELD, key, label), f"no field for {name} of {title}")
         else:
             self.click_canvas(*self.run_script(WIDGET, key, name))
             field = self.wait(lambda: self.find(".graphdialog .value"), f"no field for {name} of {title}")
@@ -164,12 +178,26 @@ class Page:
 
     def dialog(self) -> str | None:
         """The text of an open dialog, if there is one."""
-        found = self.find(".p-dialog")
+        found = self.find(DIALOG)
         return found and found.text
 
+    def error(self) -> str | None:
+        """What the page tells of a run that failed: in a dialog, on newer pages in the panel at the right, which is opened for it."""
+        if button := self.find("[data-testid=error-overlay-see-errors]"):
+            button.click()
+        panel = self.find(PANEL)
+        return self.dialog() or (panel and panel.text)
+
     def close_dialog(self) -> None:
+        """Also the panel at the right."""
+        if self.find(PANEL):
+            self.click(f"{PANEL} [aria-label='Toggle properties panel']")
+            self.wait(lambda: not self.find(PANEL), "the panel did not close")
         if self.dialog():
-            self.press(Keys.ESCAPE)
+            if button := self.find(CLOSE):
+                button.click()
+            else:
+                self.press(Keys.ESCAPE)
             self.wait(lambda: not self.dialog(), "the dialog did not close")
 
     def complaints(self) -> list[str]:
@@ -178,7 +206,7 @@ class Page:
 
     def picture(self, name: str) -> None:
         """A screenshot, with the pointer where it calls no tooltip."""
-        bar = self.driver.find_element(By.CSS_SELECTOR, ".comfyui-queue-button")
+        bar = self.driver.find_element(By.CSS_SELECTOR, RUN)
         ActionChains(self.driver).move_to_element_with_offset(bar, 0, 200).perform()
         self.driver.save_screenshot(str(self.pictures / f"{name}.png"))
 

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from demo import clips
-from tests.browser.page import MODES
+from tests.browser.page import MODES, RUN
 
 LOADER = {"1": {"class_type": "BLADE_LoadVideo", "inputs": {"video": "blade_red_circle.mp4"}}}
 SHOWN = {"2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
@@ -54,7 +54,7 @@ def test_a_clip_in_a_subfolder_is_offered_previewed_and_told_of(loader):
     video = loader.wait(preview, "no preview of the clip")
     asked = parse_qs(urlsplit(video["address"]).query)
     assert (asked["filename"], asked["subfolder"], video["size"]) == (["take 1.mp4"], ["shots"], [128, 128])
-    loader.click(".comfyui-queue-button button")
+    loader.click(RUN)
     text = loader.wait(lambda: loader.run_script(TEXT), "the node tells nothing", 120)
     assert text == "12 frames of 128x128 at 8 fps, no sound"
     loader.settle()

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from blade.inversion.file import save_trajectory
 from blade.inversion.trajectory import Origin, Trajectory
-from tests.browser.page import MODES
+from tests.browser.page import MODES, RUN
 
 TITLE = "what {this graph is for"  # with a brace that has no partner
 FORMATS = {"mp4 (H.264)": ".mp4", "webm (VP9)": ".webm", "mov (ProRes 422 HQ)": ".mov", "PNG frames (lossless)": "/00001.png"}
@@ -44,7 +44,7 @@ def saved(server, page):
         prompt[str(number)] = {"class_type": "BLADE_SaveVideo", "inputs": inputs}
     open_graph(page, prompt)
     page.run_script(RENAME, TITLE)
-    page.click(".comfyui-queue-button button")
+    page.click(RUN)
     folder = server.base / "output" / "dropped"
     files = {form: Path(f"{folder / str(number)}_00001_{suffix}") for number, (form, suffix) in enumerate(FORMATS.items(), 2)}
     page.wait(lambda: all(path.exists() for path in files.values()), "not all files were written", 240)
@@ -91,7 +91,7 @@ def test_what_a_file_says_is_text_on_the_page(server, page, mode):
     hostile(server.base / "input" / "hostile.safetensors")
     open_graph(page, LOADED)
     page.run_script(LISTEN)
-    page.click(".comfyui-queue-button button")
+    page.click(RUN)
     told = page.wait(
         lambda: (told := page.run_script("return window.told")) and len({each["nodeId"] for each in told}) == 2 and told, "no texts", 60
     )
@@ -120,7 +120,7 @@ def test_what_a_file_says_is_text_in_the_dialog_about_an_error(server, page, mod
     prompt = LOADED | {"1": {"class_type": "BLADE_LoadTrajectory", "inputs": {"trajectory_file": name}}}
     open_graph(page, prompt)
     page.run_script(LISTEN)
-    page.click(".comfyui-queue-button button")
+    page.click(RUN)
     sentence = page.wait(page.dialog, "no dialog about the error", 60)
     page.picture(f"hostile_error_{mode}")
     sentence = sentence.replace("\\", "")  # in quotation marks as Python writes them

@@ -32,7 +32,7 @@ def bench(page):
     page.use("classic")
     size = page.driver.get_window_size()
     page.driver.set_window_size(1920, 3000)
-    page.run_script("return app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.command("Comfy.NewBlankWorkflow")
     yield page
     page.click("[data-testid=info-button]")  # closes the panel
     page.driver.set_window_size(size["width"], size["height"])

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from demo.clips import read_mp4
-from tests.browser.page import MODES
+from tests.browser.page import MODES, RUN
 
 FRAMES, STEPS = 4, 4
 WAIT = 240  # seconds; on two free cores the first run takes about ten
@@ -31,7 +31,7 @@ def colour(page, request):
 
 def test_the_button_runs_the_graph_and_its_video_appears(server, colour):
     assert not colour.run_script(VIDEO)
-    colour.click(".comfyui-queue-button button")
+    colour.click(RUN)
     video = colour.wait(lambda: (found := colour.run_script(VIDEO)) and found["shown"] and found, "no video in Save Video", WAIT)
     colour.settle()
     colour.picture(f"run_{colour.mode}")
@@ -44,8 +44,8 @@ def test_the_button_runs_the_graph_and_its_video_appears(server, colour):
 
 def test_a_word_that_the_prompt_lacks_is_answered_with_the_pack_s_sentence(colour):
     colour.fill("Blended Sampler (BLADE)", "source_words", "circel")
-    colour.click(".comfyui-queue-button button")
-    sentence = colour.wait(colour.dialog, "no dialog about the error", WAIT)
+    colour.click(RUN)
+    sentence = colour.wait(lambda: (told := colour.error()) and "circel" in told and told, "no word about the error", WAIT)
     colour.picture(f"error_{colour.mode}")
     for part in ("Blended Sampler (BLADE)", "input source_words", "'circel'", "a, red, circle, on, grass", "Did you mean 'circle'"):
         assert part in sentence
