@@ -230,6 +230,7 @@ def as_run(node):
 
 @pytest.mark.parametrize("form", [H264, "webm (VP9)", FFV1, "mov (ProRes 422 HQ)"])
 def test_both_doors_out_write_the_graph_as_core_s_save_video_does(doors, vae, whole, form):
+    from comfy_api.latest import io
     from comfy_extras.nodes_video import SaveVideo as CoreSaveVideo
 
     from blade.nodes.decode_video import DecodeVideo
@@ -239,7 +240,9 @@ def test_both_doors_out_write_the_graph_as_core_s_save_video_does(doors, vae, wh
         video = as_run(SaveVideo).execute(whole[0][:2], 8.0, "saved", form, 16).result[0]
         as_run(DecodeVideo).execute({"samples": whole[1][:2]}, vae, 8.0, "decoded", form, 16, 0)
     if form == H264:
-        as_run(CoreSaveVideo).execute(video, "core", "mp4", "h264")
+        plain = {given.id for given in CoreSaveVideo.define_schema().inputs if isinstance(given, io.Combo.Input)}
+        codec = "h264" if "codec" in plain else {"codec": "h264"}  # since 0.30 with settings of its own
+        as_run(CoreSaveVideo).execute(video, "core", "mp4", codec)
     for path in doors.output.iterdir():
         found = tags(path)
         assert json.loads(found["prompt"]) == PROMPT and json.loads(found["workflow"]) == WORKFLOW, path.name
