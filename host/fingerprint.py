@@ -13,12 +13,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 TEMPORAL = "blade_temporal"  # in transformer_options: how temporal attention was set
-ENDS = (
-    "time_embed.2.bias",
-    "out.0.weight",
-    "out.0.bias",
-    "out.2.bias",
-)  # small, and in every U-Net; samples in older trajectory files end here
+# Small, and in every U-Net; the samples of older trajectory files end here.
+ENDS = ("time_embed.2.bias", "out.0.weight", "out.0.bias", "out.2.bias")
 BLOCKS = re.compile(r"\.transformer_blocks\..*\.(to_[qkv]|to_out\.0|net\.0\.proj|net\.2)\.weight$")  # what LoRAs are merged into
 VALUES = 2048  # of all these weights together, at least
 SCALES = ("scale_weight", "weight_scale")  # beside a weight that means nothing without it
@@ -29,14 +25,14 @@ PRECISIONS = {
     "fp16": torch.float16,
     "fp32": torch.float32,
 }  # by the names that loaders have for them, the coarsest first
-ROUNDED, NEXT = (
-    9 / 16,
-    3 / 2,
-)  # of the coarser precision's step: what rounding once, or twice on the way, moves a value by; more than one step
-FEW, SOME = 0.005, 0.08  # shares of values. Measured on the demo's checkpoints, by how far they lie apart:
-"""one file in two of PRECISIONS: none apart. Its fp16 twin and its fp32 twin, both loaded as bf16 (rounded twice): 0.06 by one step, none by more.
-A rank-4 LoRA merged in, 1 % of a weight's size, at strengths 0.1 to 1: 0.5 to 0.66 in fp16, 0.13 to 0.16 where it is only in attn2's keys and values;
-both in fp8_e4m3fn 0.01 to 0.1, which below strength 1 only warns. Two checkpoints: 0.999 in fp16, 0.68 to 0.99 in the others."""
+# How far two values lie apart, in steps of the coarser precision. Rounding moves a value by half a step, and by up to an eighth of half a step more where
+# the file was rounded before; rounding twice may also end one step off.
+ROUNDED, NEXT = 9 / 16, 3 / 2
+# Shares of values beyond ROUNDED or NEXT that are too many. Measured on the demo's checkpoints, share beyond ROUNDED: one file in any two of PRECISIONS, 0;
+# a file and its fp16 twin, both loaded as bf16, 0.06, and none beyond NEXT. A rank-4 LoRA of 1 % of a weight's size merged in, at strengths 0.1 to 1:
+# 0.50 to 0.66 in fp16, 0.13 to 0.16 where it is in attn2's keys and values alone, 0.01 to 0.10 in fp8_e4m3fn. Another checkpoint: 0.999 in fp16, 0.68 to
+# 0.99 in the others.
+FEW, SOME = 0.005, 0.08
 
 
 def weights_sample(model) -> Tensor:

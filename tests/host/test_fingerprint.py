@@ -167,6 +167,19 @@ def test_a_sample_of_before_is_compared_by_what_it_has(weights, other, sample, l
         told_of(load(other), replace(old, family="v"))
 
 
+def test_a_sample_with_unknown_values_comes_back_from_a_file(weights, sample, load, path, tmp_path):
+    from blade.attention.record import CrossAttentionRecord
+    from blade.inversion.file import load_trajectory, save_trajectory
+
+    holed = sample(weights).clone()
+    holed[OLD:] = torch.nan
+    file = tmp_path / "holed.safetensors"
+    save_trajectory(file, of_weights(path, holed))
+    kept = load_trajectory(file, CrossAttentionRecord.from_tensors)
+    assert torch.equal(kept.origin.weights.isnan(), holed.isnan())
+    assert told_of(load(weights), kept) == ""
+
+
 def test_the_old_sample_is_where_it_was(weights, sample):
     names = ("time_embed.2.bias", "out.0.weight", "out.0.bias", "out.2.bias")
     assert torch.equal(sample(weights)[:OLD], torch.cat([weights[name].float().flatten() for name in names]))
