@@ -326,10 +326,12 @@ def test_a_word_that_is_not_in_the_prompt_is_refused_with_the_words(nodes, inver
 def test_a_flow_model_is_refused_by_name(comfy, nodes):
     import comfy.model_patcher
     import comfy.supported_models
+    from comfy.ldm.flux.model import FluxParams
 
+    newer = {name: [] for name in ("txt_ids_dims",) if name in FluxParams.__annotations__}
     config = {"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 8, "hidden_size": 24, "mlp_ratio": 1.0,
               "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "axes_dim": [8, 8, 8], "theta": 10000, "patch_size": 2, "qkv_bias": True,
-              "guidance_embed": False}  # fmt: skip
+              "guidance_embed": False, **newer}  # fmt: skip
     model = comfy.supported_models.Flux(config).get_model({})
     patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
     with pytest.raises(ValueError, match="Temporal-Spatial Attention.*input model.*Flux.*not a U-Net"):
