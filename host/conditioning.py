@@ -36,11 +36,17 @@ def place_of(options: dict, frames: int, height: int, width: int) -> Tensor:
         mask = torch.cat([F.interpolate(part.float().cpu(), size, mode="bilinear")[:, 0] != 0 for part in parts])
         found &= mask.repeat(frames // len(mask), 1, 1)
     if (area := options.get("area")) is not None:
-        if area[0] == "percentage":
-            shares = [share * side for share, side in zip(area[1:], 2 * size, strict=True)]
-            area = [max(1, round(shares[0])), max(1, round(shares[1])), round(shares[2]), round(shares[3])]
+        half, shares = len(area) // 2, area[0] == "percentage"  # of more sides than two core takes the first two
+        rows, columns, top, left = (area[place + shares] for place in (0, 1, half, half + 1))
+        if shares:
+            rows, columns, top, left = (
+                max(1, round(rows * height)),
+                max(1, round(columns * width)),
+                round(top * height),
+                round(left * width),
+            )
         inside = torch.zeros_like(found)
-        inside[:, area[2] : area[2] + area[0], area[3] : area[3] + area[1]] = True
+        inside[:, top : top + rows, left : left + columns] = True
         found &= inside
     return found
 

@@ -83,6 +83,7 @@ WHOLE = {
     "one part of the picture beside the other": [LEFT, RIGHT],
     "two masks": [UPPER, LOWER],
     "a part beside the whole": [LEFT, {}],
+    "an area of more sides than a picture has": [{"area": (16, 16, 1, 0, 0, 0), "strength": 1.0}],
     "a part, and core's default for the rest": [LEFT, {"default": True}],
     "a part that is weak": [{"mask": halves(16), "mask_strength": 0.01}],
 }
