@@ -69,7 +69,11 @@ LOADED = {
     "2": {"class_type": "BLADE_SaveTrajectory", "inputs": {"trajectory": ["1", 0], "filename_prefix": "hostile/saved"}},
 }
 PLACES = ("patch", "patched", "prompt", "schedule", "method")
-LISTEN = "window.told = []; delete window.taken; app.api.addEventListener('progress_text', ({detail}) => window.told.push(detail))"
+LISTEN = """
+window.told = []; window.ended = false; delete window.taken;
+app.api.addEventListener('progress_text', ({detail}) => window.told.push(detail));
+app.api.addEventListener('execution_success', () => { window.ended = true; });
+"""
 AGAIN = "for (const detail of [...window.told]) app.api.dispatchCustomEvent('progress_text', detail)"  # later pages take texts away as a job ends
 FOREIGN = """
 const links = [...document.querySelectorAll('a')].filter(link => link.textContent === 'here');  // one that shows its address is no fault
@@ -93,7 +97,8 @@ def test_what_a_file_says_is_text_on_the_page(server, page, mode):
     page.run_script(LISTEN)
     page.click(RUN)
     told = page.wait(
-        lambda: (told := page.run_script("return window.told")) and len({each["nodeId"] for each in told}) == 2 and told, "no texts", 60
+        lambda: (told := page.run_script("return window.ended && window.told")) and len({each["nodeId"] for each in told}) == 2 and told,
+        "no texts",
     )
     page.run_script(AGAIN)
     page.settle()
@@ -121,7 +126,7 @@ def test_what_a_file_says_is_text_in_the_dialog_about_an_error(server, page, mod
     open_graph(page, prompt)
     page.run_script(LISTEN)
     page.click(RUN)
-    sentence = page.wait(page.dialog, "no dialog about the error", 60)
+    sentence = page.wait(lambda: (told := page.error()) and "tensor" in told and told, "no word about the error", 60)
     page.picture(f"hostile_error_{mode}")
     sentence = sentence.replace("\\", "")  # in quotation marks as Python writes them
     assert name in sentence and "<script>window.taken = 'script of tensor'</script>" in sentence

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from demo.host import REPOSITORY
+from tests.browser.page import PANEL
 
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "web" / "docs").glob("*.md"))}
 PLACE = """
@@ -17,7 +18,7 @@ app.canvas.ds.offset = [900, 300];
 app.canvas.setDirty(true, true);
 """
 SHOWN = """
-const page = document.querySelector('.node-help-content .markdown-content');
+const page = document.querySelector('.node-help-content :is(.markdown-content, .comfy-markdown-content)');
 return page && {
     heads: [...page.querySelectorAll('h1, h2')].map(head => head.textContent.trim()), rows: page.querySelectorAll('tbody tr').length,
     pictures: [...page.querySelectorAll('img')].map(picture => picture.complete && picture.naturalWidth > 0),
@@ -34,7 +35,10 @@ def bench(page):
     page.driver.set_window_size(1920, 3000)
     page.command("Comfy.NewBlankWorkflow")
     yield page
-    page.click("[data-testid=info-button]")  # closes the panel
+    if page.find(PANEL):
+        page.close_dialog()
+    else:
+        page.click("[data-testid=info-button]")  # closes the help, which older pages show at the left
     page.driver.set_window_size(size["width"], size["height"])
 
 
