@@ -83,7 +83,7 @@ def _typed_in(inputs: dict, order: dict, value: Callable[[str, list], Any], befo
                 continue
             found[before + name] = chosen = value(before + name, specs[name])
             if specs[name][0] == DYNAMIC:
-                brought = next((option["inputs"] for option in specs[name][1]["options"] if option["key"] == chosen), {})
+                brought: dict = next((option["inputs"] for option in specs[name][1]["options"] if option["key"] == chosen), {})
                 found |= _typed_in(brought, {}, value, f"{before}{name}.")
     return found
 

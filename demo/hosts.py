@@ -40,7 +40,7 @@ def main() -> None:
     comfy = find_comfy(REPOSITORY / ".cache")
     environment, page = {**os.environ, "COMFYUI_PATH": str(comfy)}, version("comfyui-frontend-package")
     if options.page:
-        page = next(distributions(path=[str(options.page)])).version
+        page = next(iter(distributions(path=[str(options.page)]))).version
         environment["COMFYUI_PAGE"] = str(options.page / "comfyui_frontend_package" / "static")
     cases: list[ET.Element] = []
     with tempfile.TemporaryDirectory() as folder:
