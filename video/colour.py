@@ -13,8 +13,10 @@ PQ, HLG = 16, 18  # SMPTE ST 2084 and ARIB STD-B67 among the transfer characteri
 UNTOLD = 2  # of the matrix coefficients
 HD_LINES, HD_COLUMNS = 720, 1280
 REFERENCE_WHITE = 203 / 1000  # of an HLG display's peak: ITU-R BT.2408, section 2.2; it becomes SDR's white
-BT2020_LUMA = np.float32([0.2627, 0.6780, 0.0593])
-BT2020_TO_BT709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # ITU-R BT.2087
+BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
+BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)  # ITU-R BT.2087
 
 
 def to_rgb(frame, hlg: bool = False) -> np.ndarray:

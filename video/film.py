@@ -79,7 +79,7 @@ class Film(Source):
 
     def shown(self, begin: float = 0.0, tick: Callable[[], None] = no_tick) -> Iterator[Shown]:
         bad, last, end = 0, None, 0.0
-        for at, duration, frame in self.timed(tick, begin):
+        for at, duration, frame in self.stamped(tick, begin):
             last = frame or last
             if frame is None:
                 bad += 1
@@ -94,7 +94,7 @@ class Film(Source):
                 f"its frames end after {end:.2f} s, but its header promises {length:.2f} s. {CUT_OFF.format(round(end * self.fps) - 1)}"
             )
 
-    def timed(self, tick: Callable[[], None], begin: float = 0.0) -> Iterator[tuple[float, float, Any]]:
+    def stamped(self, tick: Callable[[], None], begin: float = 0.0) -> Iterator[tuple[float, float, Any]]:
         """When each frame is shown, in seconds of the file's own clock, for how long, and the decoded frame: None for one that is lost. Begins
         somewhere before `begin`."""
         if self.exact and self.even and begin > SEEK_FROM:
@@ -107,7 +107,7 @@ class Film(Source):
         yield from self.walked(tick)  # also where a file's index has led too far
 
     def walked(self, tick: Callable[[], None], begin: float | None = None) -> Iterator[tuple[float, float, Any]]:
-        """As `timed`, from the key frame before a time on, as far as the file's index knows it; from the first frame on without one."""
+        """As `stamped`, from the key frame before a time on, as far as the file's index knows it; from the first frame on without one."""
         with opened(self.file) as (container, stream):
             if begin is not None:
                 container.seek(int(begin / stream.time_base), stream=stream)

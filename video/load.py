@@ -178,11 +178,12 @@ def at_even_times(
 
     def repeats(due: float) -> Iterator[Shown]:
         nonlocal given
-        for _ in range(round(due - given) if last and due - given > slack else 0):
-            if note:
-                note(given, True)
-            yield last
-            given += 1
+        for _ in range(round(due - given) if due - given > slack else 0):
+            if last is not None:
+                if note:
+                    note(given, True)
+                yield last
+                given += 1
 
     for frame, final in with_end(shown):
         due, end = frame.begin * fps, (frame.begin + frame.duration) * fps

@@ -148,8 +148,8 @@ def read_picture(path: str) -> np.ndarray:
     name = os.path.basename(path)
     try:
         with open(path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
-                raise ValueError(f"{name!r} cannot be read as a picture: it has {size / 2**30:.0f} GiB. Move it out of the folder.")
+            if (length := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                raise ValueError(f"{name!r} cannot be read as a picture: it has {length / 2**30:.0f} GiB. Move it out of the folder.")
             content = np.frombuffer(file.read(), np.uint8)  # imread fails on Windows where a path is not ASCII
     except OSError as error:
         raise ValueError(f"{name!r} cannot be read ({error.strerror}). Move it out of the folder.") from error
