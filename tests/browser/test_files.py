@@ -55,6 +55,7 @@ def saved(server, page):
 def test_a_file_that_is_dropped_on_the_page_opens_its_graph(page, saved, form):
     page.run_script("app.graph.clear()")
     page.wait(lambda: not page.nodes(), "the graph did not go")
+    page.settle()  # what the graph before still loads is no longer under way
     drop(page, saved[form])
     page.wait(lambda: len(page.nodes()) == 1 + len(FORMATS), f"{saved[form].name} did not open its graph")
     titles = [node["title"] for node in page.nodes() if node["type"] == "BLADE_LoadVideo"]
