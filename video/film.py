@@ -20,7 +20,7 @@ from .colour import HLG, PQ, to_rgb
 from .orientation import orientation_of
 from .shown import Shown, Source, no_tick
 from .sound import heard
-from .timing import DISCONTINUOUS, NO_TIMESTAMPS, Clock, packets_of, timing_of
+from .timing import DISCONTINUOUS, NO_TIMESTAMPS, Clock, packets_of, sought, timing_of
 
 MISSING = 0.05  # of its length, at least half a second: if a file ends as much earlier than it says, some of it is lost
 CUT_OFF = "The file is damaged or cut off: set frame_count so that it ends before frame {}, or get the whole file."
@@ -65,7 +65,10 @@ class Film(Source):
             self.sorted_stamps = bool(context.has_b_frames and self.timing.storage_order) and (
                 container.format.name == "avi" or run_backwards([first, *islice(frames, LOOKED_AT_FRAMES)])
             )
-            self.origin = float((min(stamps) if self.sorted_stamps else stamp_of(first) or 0) * stream.time_base)
+            # frames that come before 0 have no stamps in Matroska: they are counted back from the first that has one
+            known = enumerate(map(stamp_of, chain([first], islice(frames, LOOKED_AT_FRAMES))))
+            number, stamp = next((pair for pair in known if pair[1] is not None), (0, 0))
+            self.origin = float((min(stamps) if self.sorted_stamps else stamp) * stream.time_base) - number / self.fps
             self.frames = self.counted(container, stream)
 
     def counted(self, container, stream) -> int | None:
@@ -104,15 +107,16 @@ class Film(Source):
                 yield first
                 yield from frames
                 return
-        yield from self.walked(tick)  # also where a file's index has led too far
+        yield from self.walked(tick)  # also where a file has no index, or one that has led too far
 
     def walked(self, tick: Callable[[], None], begin: float | None = None) -> Iterator[tuple[float, float, Any]]:
         """As `stamped`, from the key frame before a time on, as far as the file's index knows it; from the first frame on without one."""
         with opened(self.file) as (container, stream):
-            if begin is not None:
-                container.seek(int(begin / stream.time_base), stream=stream)
+            if begin is not None and not sought(container, stream, begin):
+                return
             base, usual, hole = float(stream.time_base), 1 / self.fps, HOLE / self.fps
             stamps, last = list[int](), None
+            unknown = self.origin if begin is None else float("inf")
 
             def lost(until: float) -> Iterator[tuple[float, float, None]]:
                 """Frames whose packets were read before that time and that have not come."""
@@ -132,7 +136,7 @@ class Film(Source):
                     else float((getattr(frame, "duration", None) or 0) * frame.time_base) or usual
                 )
                 stamp = stamp_of(frame)
-                at = float(stamp * frame.time_base) if stamp is not None else 0.0 if last is None else last + usual
+                at = float(stamp * frame.time_base) if stamp is not None else unknown if last is None else last + usual
                 if self.sorted_stamps and stamps:
                     at = heappop(stamps) * base
                 else:

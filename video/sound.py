@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from .shown import no_tick
-from .timing import DISCONTINUOUS, Clock, packets_of
+from .timing import DISCONTINUOUS, Clock, Follower, packets_of, sought
 
 PREROLL = 0.5  # seconds of sound decoded before a stretch: MP3 and AAC frames need those before them
 MOST_SAMPLES = 768_000  # a second of sound, the most that converters make
@@ -76,14 +76,10 @@ def heard(
     Raises ValueError for a stream that cannot be decoded."""
     if stream.codec_context is None:
         raise ValueError("its sound is of a kind that cannot be decoded. Convert it, or take the sound out of the file.")
-    rate = stream.rate
-    if not 0 < rate <= MOST_SAMPLES:
-        raise ValueError(f"its sound claims {rate} samples a second. Convert it, or take the sound out of the file.")
-    rate = int(rate)
     with_plain_layout(stream.codec_context)
-    first, last = round(begin * rate), round(end * rate)
     if begin > PREROLL and not container.format.flags & DISCONTINUOUS:
-        container.seek(int((origin + begin - PREROLL) / stream.time_base), stream=stream)
+        sought(container, stream, origin + begin - PREROLL)
+    rate = sensible(stream.rate) if stream.rate else 0  # that of a stream which begins late is known from its first frame on
     found, resample, decoded = Heard(rate), Resampler(rate), 0
     for packet in packets_in_step(container, stream, pictures, tick):
         time = None if packet.pts is None else float(packet.pts * stream.time_base) - origin
@@ -97,12 +93,14 @@ def heard(
         for frame in frames:
             if not decoded:  # a recording may begin within a packet
                 found.bad = 0
+            if not rate:
+                rate = found.rate = resample.rate = sensible(frame.sample_rate)
             decoded, piece = decoded + 1, resample(frame)
             said = packet.pts if frame.pts is None else frame.pts
             if said is not None:
-                place = round((float(said * stream.time_base) - origin) * rate) - first
+                place = round((float(said * stream.time_base) - origin) * rate) - round(begin * rate)
             else:
-                place = found.begins[-1] + found.pieces[-1].shape[1] if found.pieces else -first
+                place = found.begins[-1] + found.pieces[-1].shape[1] if found.pieces else -round(begin * rate)
             if piece.shape[1] and place + piece.shape[1] > -PREROLL * rate:
                 found.begins.append(place)
                 found.pieces.append(piece)
@@ -110,7 +108,13 @@ def heard(
             break
     if not decoded and found.bad:
         raise ValueError("its sound cannot be decoded. Convert it, or take the sound out of the file.")
-    return found.joined(last - first), rate, found.bad
+    return found.joined(round(end * rate) - round(begin * rate)), rate, found.bad
+
+
+def sensible(rate: int) -> int:
+    if not 0 < rate <= MOST_SAMPLES:
+        raise ValueError(f"its sound claims {rate} samples a second. Convert it, or take the sound out of the file.")
+    return int(rate)
 
 
 def with_plain_layout(context) -> None:
@@ -128,16 +132,22 @@ def with_plain_layout(context) -> None:
 
 def packets_in_step(container, stream, pictures, tick: Callable[[], None]) -> Iterator:
     """A stream's packets, at times that go on where the pictures' begin again."""
-    leader = None if pictures is None else Clock(container, pictures)
-    clock, waiting = Clock(container, stream, leader and leader.offsets), list[Any]()
-    streams = [stream] if pictures is None else [pictures, stream]
-    for packet in packets_of(container, *streams):
+    if pictures is None:
+        clock = Clock(container, stream)
+        for packet in packets_of(container, stream):
+            tick()
+            clock.mend(packet)
+            yield packet
+        return
+    leader, waiting = Clock(container, pictures), list[Any]()
+    follower = Follower(container, stream, leader)
+    for packet in packets_of(container, pictures, stream):
         tick()
-        if leader is not None and packet.stream_index == pictures.index:
+        if packet.stream_index == pictures.index:
             leader.mend(packet)
-            while waiting and clock.mend(waiting[0]):
+            while waiting and follower.mend(waiting[0]):
                 yield waiting.pop(0)
-        elif not waiting and clock.mend(packet):
+        elif not waiting and follower.mend(packet):
             yield packet
         else:
             waiting.append(packet)
@@ -148,7 +158,8 @@ class Resampler:
     """Decoded frames to fp32 [channels, samples] of one rate and one layout, those of the first."""
 
     def __init__(self, rate: int):
-        self.rate, self.layout, self.kind = rate, None, None
+        self.rate, self.kind = rate, tuple[Any, ...]()
+        self.layout: Any = None
         self.inner: Any = None
 
     def __call__(self, frame) -> np.ndarray:

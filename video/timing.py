@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from statistics import mean, median_low
 
@@ -17,42 +18,81 @@ NO_TIMESTAMPS, DISCONTINUOUS = 0x80, 0x200  # FFmpeg's AVFMT_NOTIMESTAMPS and AV
 LEAST_VARYING, MOST_REPEATED = 1.1, 2.5
 LEAST_UNEVEN = 0.6  # frames by which one comes early or late where the rate is not even
 LOOKED_AT, LOOKED_AT_BYTES = 5000, 2**26  # packets of a film's beginning, and bytes of them, from which its times are told
-BACK, FORTH = (
-    0.2,
-    10.0,
-)  # seconds by which time stamps jump where another recording begins; forth only in formats of which broadcasts are made
+# Seconds by which time stamps jump where another recording begins; forth only in formats of which broadcasts are made, in which those of decoding never
+# go back by less either
+BACK, FORTH = 0.2, 10.0
+GOES_ON = 0.005  # seconds between a packet's end and the next one's beginning
+BESIDE = 1.5  # seconds between packets of two streams that lie beside each other in a file
 
 
 class Clock:
     """The time stamps of a stream, which begin again where recordings were joined, as one that goes on. Shifts the packets that it is given.
 
-    offsets: seconds that are added to the stamps of each part but the first. What belongs together is shifted together: another stream's clock
-    is given those of the pictures', and shifts nothing by itself."""
+    offsets: seconds that are added to the stamps of each part. now: the time of the last packet, None before the first."""
 
-    def __init__(self, container, stream, offsets: list[float] | None = None):
-        self.leads, self.offsets = offsets is None, [] if offsets is None else offsets
-        self.base, self.part, self.next = float(stream.time_base), 0, None
-        self.forth = FORTH if container.format.flags & DISCONTINUOUS else float("inf")
+    def __init__(self, container, stream):
+        self.base, self.offsets, self.now = float(stream.time_base), [0.0], None
+        self.broadcast = bool(container.format.flags & DISCONTINUOUS)
+        self.next: int | None = None
+        self.decoded: int | None = None  # when the last packet is to be decoded
+
+    def mend(self, packet) -> None:
+        stamp = packet.pts if packet.dts is None else packet.dts
+        if stamp is None:
+            return
+        if self.next is not None and (
+            self.jumps(stamp) or (self.broadcast and None not in (packet.dts, self.decoded) and packet.dts <= self.decoded)
+        ):
+            self.offsets.append((self.next - stamp) * self.base + self.offsets[-1])
+        self.next, self.decoded = stamp + (packet.duration or 0), packet.dts
+        self.now = stamp * self.base + self.offsets[-1]
+        shift(packet, self.offsets[-1])
+
+    def jumps(self, stamp: int) -> bool:
+        """Whether a packet cannot belong to the recording of the one before."""
+        return not -BACK <= (stamp - self.next) * self.base <= (FORTH if self.broadcast else math.inf)
+
+
+class Follower(Clock):
+    """The clock of another stream, whose packets are shifted as those of the leading one that lie beside them."""
+
+    def __init__(self, container, stream, leader: Clock):
+        super().__init__(container, stream)
+        self.leader, self.part, self.end = leader, 0, None
 
     def mend(self, packet) -> bool:
         """Shifts a packet. False where it belongs to a part that the leading stream has not yet come to; then it is to be shown again."""
         stamp = packet.pts if packet.dts is None else packet.dts
         if stamp is None:
             return True
-        if self.next is not None and not -BACK <= (stamp - self.next) * self.base <= self.forth:
-            if self.leads:
-                self.offsets.append((self.next - stamp) * self.base + self.offset())
-            elif self.part >= len(self.offsets):
-                return False
-            self.part += 1
-        self.next = stamp + (packet.duration or 0)
-        if shift := round(self.offset() / self.base):
-            packet.pts = None if packet.pts is None else packet.pts + shift
-            packet.dts = None if packet.dts is None else packet.dts + shift
+        part = self.part_of(stamp)
+        if part is None:
+            return False
+        self.part, self.next = part, stamp + (packet.duration or 0)
+        self.end = self.next * self.base + self.leader.offsets[part]
+        shift(packet, self.leader.offsets[part])
         return True
 
-    def offset(self) -> float:
-        return self.offsets[self.part - 1] if self.part else 0.0
+    def part_of(self, stamp: int) -> int | None:
+        """Of the parts since its last one, that in which it lies beside the leading stream's last packet; where parts overlap, in which it goes on."""
+        offsets, now = self.leader.offsets, self.leader.now
+        jumps = self.next is not None and self.jumps(stamp)
+        # The last packet of a part may come late: in a transport stream when the next of its stream begins.
+        goes_on = self.next is not None and abs(stamp - self.next) * self.base < GOES_ON
+        if now is None or goes_on or (len(offsets) == self.part + 1 and not jumps):
+            return self.part
+        end = -math.inf if self.end is None else self.end
+        times = {part: stamp * self.base + offsets[part] for part in range(self.part, len(offsets))}
+        apart = {part: abs(time - now) for part, time in times.items() if time > end - BACK and abs(time - now) < BESIDE}
+        if not apart:
+            return None if jumps else self.part
+        return min((part for part in apart if apart[part] < min(apart.values()) + BACK), key=lambda part: abs(times[part] - end))
+
+
+def shift(packet, seconds: float) -> None:
+    if ticks := round(seconds / packet.time_base):
+        packet.pts = None if packet.pts is None else packet.pts + ticks
+        packet.dts = None if packet.dts is None else packet.dts + ticks
 
 
 @dataclass(frozen=True)
@@ -91,7 +131,7 @@ def timing_of(container, stream) -> Timing:
         end = begin * base + (duration * base or usual_step(times))
     fps, even = frame_rate(container, stream, times, end)
     in_order = len(stored) > 1 and all(one < other for one, other in pairwise(stored))
-    return Timing(fps, even, promised(container, stream), end, len(clock.offsets), in_order or avi)
+    return Timing(fps, even, promised(container, stream), end, len(clock.offsets) - 1, in_order or avi)
 
 
 def packets_of(container, *streams) -> Iterator:
@@ -105,6 +145,15 @@ def packets_of(container, *streams) -> Iterator:
         except av.FFmpegError:
             pass
         return
+
+
+def sought(container, stream, seconds: float) -> bool:
+    """Whether the file could be set to the key frame before that time; where it could not, it is to be opened anew."""
+    try:
+        container.seek(int(seconds / stream.time_base), stream=stream)
+    except av.FFmpegError:
+        return False
+    return True
 
 
 def frame_rate(container, stream, times: list[float], end: float | None) -> tuple[float, bool]:
@@ -122,11 +171,19 @@ def frame_rate(container, stream, times: list[float], end: float | None) -> tupl
         average = measured if abs(measured / average - 1) > 0.01 else average
     steps = [(after - before) * usual for before, after in pairwise(times)]
     if abs(usual / average - 1) < 0.01 and all(abs(step - 1) < LEAST_UNEVEN for step in steps):
-        return average, True
+        return min((average, base or average), key=partial(strayed, times)), True
     even = len(times) < 2 and (not base or abs(base / average - 1) < 1e-3)
     if LEAST_VARYING * average < base < MOST_REPEATED * average or (base and not even and abs(usual / base - 1) < 0.01):
         return base, even
     return (usual if usual > LEAST_VARYING * average else average), even
+
+
+def strayed(times: list[float], rate: float) -> float:
+    """Seconds by which frames come early or late beside the times of that rate, all together: an average is off where the first frame or the last
+    is said to stay longer."""
+    offsets = [time - number / rate for number, time in enumerate(times)]
+    middle = median_low(offsets)
+    return sum(abs(offset - middle) for offset in offsets)
 
 
 def usual_step(times: list[float]) -> float:
@@ -143,8 +200,8 @@ def promised(container, stream) -> float | None:
     if container.format.flags & DISCONTINUOUS:  # no header: FFmpeg takes the first time stamp from the last, whatever lies between
         return None
     ends = [float((stream.duration - max(stream.start_time or 0, 0)) * stream.time_base)] if stream.duration else []
-    tagged = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # Matroska and WebM
-    if tagged and not ends:
+    tagged = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    if tagged and not ends and "matroska" in container.format.name:  # others keep the words of the file that they were made of
         end = int(tagged[1]) * 3600 + int(tagged[2]) * 60 + float(tagged[3])
         ends = [end - max(float((stream.start_time or 0) * stream.time_base), 0)]
     if ends and container.duration:  # shorter, where only a part of what is stored is shown

@@ -111,6 +111,28 @@ def test_a_recording_joined_to_one_of_an_hour_later_has_no_hour_between(tmp_path
     assert beeps_of(clip) == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("parts", "beeps"), [("ns", [2.5, 3.5]), ("sns", [0.5, 1.5, 4.5, 5.5]), ("sn", [0.5, 1.5])], ids=["first", "middle", "last"]
+)
+def test_a_part_without_sound_is_silent_among_those_that_are_joined(tmp_path, parts, beeps):
+    write_drawn(tmp_path / "s.ts", a_drawn("ts", sound="aac"))
+    write_drawn(tmp_path / "n.ts", a_drawn("ts", sound=None))
+    (tmp_path / "joined.ts").write_bytes(b"".join((tmp_path / f"{part}.ts").read_bytes() for part in parts))
+    clip = load_clip(str(tmp_path / "joined.ts"))
+    assert numbers(clip.frames) == len(parts) * list(range(48))
+    assert beeps_of(clip) == pytest.approx(beeps, abs=0.02)
+
+
+def test_parts_that_overlap_a_little_follow_each_other_with_the_sound_in_step(tmp_path):
+    for overlap in (Fraction(3, 24), Fraction(1, 24)):
+        for name, offset in (("a", 10), ("b", 12 - overlap)):
+            write_drawn(tmp_path / f"{name}.ts", a_drawn("ts", sound="mp2", offset=offset))
+        (tmp_path / "c.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+        clip = load_clip(str(tmp_path / "c.ts"))
+        assert (numbers(clip.frames), clip.fps) == (2 * list(range(48)), 24)
+        assert beeps_of(clip) == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.02)
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
 def test_a_recording_that_begins_between_two_key_frames_has_its_sound_in_step(tmp_path, codec):
     write_drawn(tmp_path / "a.ts", a_drawn("ts", codec, sound="mp2", count=72, beeps=(1.0, 2.0)))  # key frames at 0, 12, 24, ...
@@ -134,6 +156,29 @@ def test_times_that_do_not_begin_at_0_are_no_damage(tmp_path, container):
     assert (numbers(clip.frames), source.notes) == (list(range(48)), {})
     assert beeps_of(clip) == pytest.approx([0.5, 1.5], abs=0.02)
     assert numbers(load_clip(source, Stretch(start=40)).frames) == list(range(40, 48))
+
+
+def test_frames_before_0_have_their_times(tmp_path):
+    """FFmpeg gives those of Matroska none, and cannot look for them."""
+    write_drawn(tmp_path / "a.mkv", a_drawn("mkv", sound="flac", offset=-1, count=96, beeps=(0.5, 1.5)))
+    source = source_of_path(str(tmp_path / "a.mkv"))
+    clip = load_clip(source)
+    assert (numbers(clip.frames), clip.fps, Stretch().expected(source)) == (list(range(96)), 24, 96)
+    assert beeps_of(clip) == pytest.approx([0.5, 1.5], abs=0.02)
+    assert numbers(load_clip(source, Stretch(start=60, count=4)).frames) == list(range(60, 64))
+
+
+def test_a_first_frame_that_is_said_to_stay_longer_changes_no_rate(tmp_path):
+    """As cutting into a fragmented MP4 leaves it."""
+    write_drawn(tmp_path / "a.mp4", a_drawn(sound=None, b_frames=0))
+
+    def later(packet, number):
+        if number:
+            packet.pts, packet.dts = packet.pts + round(0.0125 / packet.time_base), packet.dts + round(0.0125 / packet.time_base)
+        return True
+
+    clip = load_clip(remux(tmp_path / "a.mp4", tmp_path / "b.mp4", later))
+    assert (numbers(clip.frames), clip.fps) == (list(range(48)), 24)
 
 
 @pytest.mark.parametrize(("container", "sound"), [("mp4", "aac"), ("mkv", "flac"), ("ts", "mp2"), ("mov", "pcm_s16le")])
