@@ -199,6 +199,8 @@ def promised(container, stream) -> float | None:
     """Seconds that the header promises of the video; None where it promises none. Some formats count them from 0 and not from the beginning."""
     if container.format.flags & DISCONTINUOUS:  # no header: FFmpeg takes the first time stamp from the last, whatever lies between
         return None
+    if container.format.name == "asf":  # that of the file, whose sound may be longer; of a file that is cut off FFmpeg tells none
+        return None
     ends = [float((stream.duration - max(stream.start_time or 0, 0)) * stream.time_base)] if stream.duration else []
     tagged = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
     if tagged and not ends and "matroska" in container.format.name:  # others keep the words of the file that they were made of

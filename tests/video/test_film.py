@@ -158,6 +158,13 @@ def test_times_that_do_not_begin_at_0_are_no_damage(tmp_path, container):
     assert numbers(load_clip(source, Stretch(start=40)).frames) == list(range(40, 48))
 
 
+def test_pictures_that_end_before_the_sound_are_no_damage(tmp_path):
+    """Windows Media tells one length of both."""
+    write_drawn(tmp_path / "a.wmv", a_drawn("wmv", "wmv2", sound="wmav2", count=96, b_frames=0, beeps=(0.5, 3.5)))
+    path = remux(tmp_path / "a.wmv", tmp_path / "b.wmv", lambda packet, number: packet.stream.type == "audio" or number < 24, "asf")
+    assert numbers(load_clip(path).frames) == list(range(24))
+
+
 def test_frames_before_0_have_their_times(tmp_path):
     """FFmpeg gives those of Matroska none, and cannot look for them."""
     write_drawn(tmp_path / "a.mkv", a_drawn("mkv", sound="flac", offset=-1, count=96, beeps=(0.5, 1.5)))
