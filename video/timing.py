@@ -40,25 +40,26 @@ class Clock:
         stamp = packet.pts if packet.dts is None else packet.dts
         if stamp is None:
             return
-        if self.next is not None and (
-            self.jumps(stamp) or (self.broadcast and None not in (packet.dts, self.decoded) and packet.dts <= self.decoded)
-        ):
+        back = self.broadcast and None not in (packet.dts, self.decoded) and packet.dts <= self.decoded
+        if self.next is not None and (back or self.jumps(self.next, stamp)):
             self.offsets.append((self.next - stamp) * self.base + self.offsets[-1])
         self.next, self.decoded = stamp + (packet.duration or 0), packet.dts
         self.now = stamp * self.base + self.offsets[-1]
         shift(packet, self.offsets[-1])
 
-    def jumps(self, stamp: int) -> bool:
+    def jumps(self, expected: int, stamp: int) -> bool:
         """Whether a packet cannot belong to the recording of the one before."""
-        return not -BACK <= (stamp - self.next) * self.base <= (FORTH if self.broadcast else math.inf)
+        return not -BACK <= (stamp - expected) * self.base <= (FORTH if self.broadcast else math.inf)
 
 
-class Follower(Clock):
+class Follower:
     """The clock of another stream, whose packets are shifted as those of the leading one that lie beside them."""
 
     def __init__(self, container, stream, leader: Clock):
-        super().__init__(container, stream)
-        self.leader, self.part, self.end = leader, 0, None
+        self.clock, self.base, self.leader = Clock(container, stream), float(stream.time_base), leader
+        self.part = 0
+        self.next: int | None = None
+        self.end = -math.inf  # of the last packet, by the leading stream's clock
 
     def mend(self, packet) -> bool:
         """Shifts a packet. False where it belongs to a part that the leading stream has not yet come to; then it is to be shown again."""
@@ -76,17 +77,16 @@ class Follower(Clock):
     def part_of(self, stamp: int) -> int | None:
         """Of the parts since its last one, that in which it lies beside the leading stream's last packet; where parts overlap, in which it goes on."""
         offsets, now = self.leader.offsets, self.leader.now
-        jumps = self.next is not None and self.jumps(stamp)
+        jumps = self.next is not None and self.clock.jumps(self.next, stamp)
         # The last packet of a part may come late: in a transport stream when the next of its stream begins.
         goes_on = self.next is not None and abs(stamp - self.next) * self.base < GOES_ON
         if now is None or goes_on or (len(offsets) == self.part + 1 and not jumps):
             return self.part
-        end = -math.inf if self.end is None else self.end
         times = {part: stamp * self.base + offsets[part] for part in range(self.part, len(offsets))}
-        apart = {part: abs(time - now) for part, time in times.items() if time > end - BACK and abs(time - now) < BESIDE}
+        apart = {part: abs(time - now) for part, time in times.items() if time > self.end - BACK and abs(time - now) < BESIDE}
         if not apart:
             return None if jumps else self.part
-        return min((part for part in apart if apart[part] < min(apart.values()) + BACK), key=lambda part: abs(times[part] - end))
+        return min((part for part in apart if apart[part] < min(apart.values()) + BACK), key=lambda part: abs(times[part] - self.end))
 
 
 def shift(packet, seconds: float) -> None:
@@ -188,7 +188,10 @@ def strayed(times: list[float], rate: float) -> float:
 
 def usual_step(times: list[float]) -> float:
     """Seconds between frames while they follow each other as most of them do: pauses do not count. 0 for less than two."""
-    steps = [after - before for before, after in pairwise(times) if after > before]
+    return usual_of([after - before for before, after in pairwise(times) if after > before])
+
+
+def usual_of(steps: list[float]) -> float:
     if not steps:
         return 0.0
     middle = median_low(steps)
