@@ -19,6 +19,7 @@ from .colour import over_black
 from .film import Film, reading
 from .shown import Shown, Source, no_tick
 from .sound import heard
+from .timing import usual_of
 
 MOST_PIXELS, MOST_BYTES = 2**28, 2**31 - 1  # of a picture: as many as FFmpeg takes of a frame, and as OpenCV takes of a file
 PNG_BEGINS, TIFF_BEGINS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -85,7 +86,7 @@ class AnimatedWebP(Source):
         self.frames = len(self.spans)
         longest, shortest = (extreme(duration for _, duration in self.spans) for extreme in (max, min))
         self.even = longest < shortest * 1.001
-        self.fps = self.frames / begin if longest < shortest * 1.1 else 1 / shortest
+        self.fps = 1 / usual_of([duration for _, duration in self.spans])
         self.frames = round(begin * self.fps)
 
     def pictures(self) -> Iterator[Image.Image]:

@@ -334,6 +334,13 @@ def test_an_animation_is_read_whole(tmp_path, kind):
     assert numbers(part.frames) == [5, 6, 7]
 
 
+def test_an_animated_webp_whose_durations_are_rounded_has_the_rate_that_was_meant(tmp_path):
+    pictures = [Image.fromarray(picture(number)) for number in range(12)]
+    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=[30, 30, 40] * 4, lossless=True)
+    clip = load_clip(str(tmp_path / "a.webp"))
+    assert (numbers(clip.frames), round(clip.fps, 3)) == (list(range(12)), 30)
+
+
 def test_an_animated_webp_keeps_its_pauses_and_is_black_where_it_is_transparent(tmp_path):
     pictures = [
         Image.fromarray(np.dstack([np.full((32, 48, 3), 100 + 50 * n, np.uint8), np.full((32, 48), 255 * (n > 0), np.uint8)]))
