@@ -69,6 +69,8 @@ class Film(Source):
             known = enumerate(map(stamp_of, chain([first], islice(frames, LOOKED_AT_FRAMES))))
             number, stamp = next((pair for pair in known if pair[1] is not None), (0, 0))
             self.origin = float((min(stamps) if self.sorted_stamps else stamp) * stream.time_base) - number / self.fps
+            # seconds before the first frame that can be decoded, which the header counts too
+            self.missing = max(0.0, self.origin - float((stream.start_time or 0) * stream.time_base))
             self.frames = self.counted(container, stream)
 
     def counted(self, container, stream) -> int | None:
@@ -91,7 +93,7 @@ class Film(Source):
                 )
             yield Shown(at - self.origin, duration, partial(self.picture, last))
             end = at - self.origin + duration
-        length = self.timing.seconds
+        length = self.timing.seconds and self.timing.seconds - self.missing
         if length and end < length - max(MISSING * length, 0.5):
             raise ValueError(
                 f"its frames end after {end:.2f} s, but its header promises {length:.2f} s. {CUT_OFF.format(round(end * self.fps) - 1)}"

@@ -41,9 +41,13 @@ class Clock:
         if stamp is None:
             return
         back = self.broadcast and None not in (packet.dts, self.decoded) and packet.dts <= self.decoded
+        restarts = False
         if self.next is not None and (back or self.jumps(self.next, stamp)):
+            restarts = True
             self.offsets.append((self.next - stamp) * self.base + self.offsets[-1])
-        self.next, self.decoded = stamp + (packet.duration or 0), packet.dts
+        # When the first of reordered frames are to be decoded is not always told, and they are shown later.
+        if restarts or packet.dts is not None:
+            self.next, self.decoded = stamp + (packet.duration or 0), packet.dts
         self.now = stamp * self.base + self.offsets[-1]
         shift(packet, self.offsets[-1])
 

@@ -165,6 +165,16 @@ def test_pictures_that_end_before_the_sound_are_no_damage(tmp_path):
     assert numbers(load_clip(path).frames) == list(range(24))
 
 
+def test_frames_whose_time_of_decoding_is_not_told_begin_no_other_recording(tmp_path):
+    """FFmpeg does not tell it of the first ones of HEVC in Matroska."""
+    write_drawn(tmp_path / "a.mkv", a_drawn("mkv", "libx265", rate=5, count=20, b_frames=3, sound=None))
+    with av.open(str(tmp_path / "a.mkv")) as file:
+        assert next(file.demux(video=0)).dts is None  # else there is nothing to try
+    source = source_of_path(str(tmp_path / "a.mkv"))
+    clip = load_clip(source)
+    assert (numbers(clip.frames), clip.fps, source.notes) == (list(range(20)), 5, {})
+
+
 def test_frames_before_0_have_their_times(tmp_path):
     """FFmpeg gives those of Matroska none, and cannot look for them."""
     write_drawn(tmp_path / "a.mkv", a_drawn("mkv", sound="flac", offset=-1, count=96, beeps=(0.5, 1.5)))
@@ -292,6 +302,22 @@ def test_after_a_damaged_packet_the_pictures_go_on(tmp_path, container, codec, p
     if behind < 48:
         part = load_clip(source_of_path(str(tmp_path / f"b.{container}")), Stretch(start=behind, count=4))
         assert numbers(part.frames) == list(range(behind, behind + 4))
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "libx265"), ("webm", "libvpx-vp9"), ("webm", "libvpx")])
+def test_where_the_first_key_frame_is_damaged_the_clip_begins_at_the_next(tmp_path, container, codec):
+    sound = "libopus" if container == "webm" else "aac"
+    write_drawn(tmp_path / f"a.{container}", a_drawn(container, codec, sound=sound, b_frames=0, count=60, beeps=(0.2, 1.5)))
+    content = bytearray((tmp_path / f"a.{container}").read_bytes())
+    with av.open(str(tmp_path / f"a.{container}")) as file:
+        packets = [(bytes(packet), packet.is_keyframe) for packet in file.demux(video=0) if packet.size]
+    key = next(number for number, (_, is_key) in enumerate(packets) if number and is_key)
+    place = content.index(packets[0][0])
+    content[place : place + len(packets[0][0])] = bytes([0x5A]) * len(packets[0][0])
+    (tmp_path / f"b.{container}").write_bytes(content)
+    clip = load_clip(str(tmp_path / f"b.{container}"))
+    assert numbers(clip.frames)[-(60 - key) :] == list(range(key, 60))
+    assert beeps_of(clip)[-1] == pytest.approx(1.5 - (60 - len(clip.frames)) / 24, abs=0.02)
 
 
 def test_damaged_sound_leaves_silence_and_a_note(tmp_path):
