@@ -40,6 +40,9 @@ class Clock:
         stamp = packet.pts if packet.dts is None else packet.dts
         if stamp is None:
             return
+        if packet.is_discard:  # an edit list hides it, and may begin far behind it
+            shift(packet, self.offsets[-1])
+            return
         back = self.broadcast and None not in (packet.dts, self.decoded) and packet.dts <= self.decoded
         restarts = False
         if self.next is not None and (back or self.jumps(self.next, stamp)):

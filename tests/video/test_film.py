@@ -61,6 +61,46 @@ def test_a_clip_cut_without_encoding_keeps_its_rate(tmp_path, cut):
     assert beeps_of(clip) == pytest.approx([0.5], abs=0.02)
 
 
+def boxes(content):
+    """Of an MP4: the kind of each, and the whole of it."""
+    while content:
+        size, kind = struct.unpack(">I4s", content[:8])
+        yield kind, content[:size]
+        content = content[size:]
+
+
+def box(kind, content):
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def edited(content, spans):
+    """An MP4 whose one track shows these parts of it, each from one second to another: ISO/IEC 14496-12, 8.6.6."""
+
+    def changed(kind, whole):
+        if kind in (b"moov", b"trak"):
+            return box(kind, b"".join(changed(*inner) for inner in boxes(whole[8:])))
+        if kind != b"edts":
+            return whole
+        late = struct.unpack(">i", whole[28:32])[0]  # when the first frame is shown, in units of the track
+        entries = [struct.pack(">IiI", (end - begin) * 1000, late + begin * units, 1 << 16) for begin, end in spans]
+        return box(kind, box(b"elst", struct.pack(">II", 0, len(spans)) + b"".join(entries)))
+
+    at = content.index(b"mdhd")
+    units = struct.unpack(">I", content[at + 16 : at + 20])[0]
+    return b"".join(changed(*one) for one in boxes(content))
+
+
+@pytest.mark.parametrize("spans", [[(0, 1), (2, 3)], [(2, 3), (0, 1)], [(1, 2), (1, 2)]])
+def test_a_clip_of_several_parts_of_a_film_has_no_pause_between_them(tmp_path, spans):
+    """FFmpeg reads what lies hidden before each part again, with times that run back."""
+    write_drawn(tmp_path / "a.mp4", a_drawn(count=96, sound=None))
+    (tmp_path / "b.mp4").write_bytes(edited((tmp_path / "a.mp4").read_bytes(), spans))
+    source = source_of_path(str(tmp_path / "b.mp4"))
+    clip = load_clip(source)
+    assert numbers(clip.frames) == [number for begin, end in spans for number in range(24 * begin, 24 * end)]
+    assert (clip.fps, source.notes) == (24, {})
+
+
 def test_time_stamps_in_the_order_of_storage_are_given_to_the_frames_as_they_are_shown(tmp_path):
     """As programs write them that know nothing of reordered frames."""
     write_drawn(tmp_path / "a.mp4", a_drawn(sound=None))
