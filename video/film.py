@@ -168,8 +168,10 @@ class Film(Source):
                 except ValueError as error:
                     refused.append(str(error))
                     continue
-            if refused:
-                self.notes["track"] = f"Sound track {track + 1} was read, since those before it cannot be decoded."
+            if not rate:  # an empty track
+                continue
+            if track:
+                self.notes["track"] = f"Sound track {track + 1} was read, since those before it hold nothing that can be decoded."
             if bad:
                 self.notes["sound"] = f"{bad} packet{'s' if bad > 1 else ''} of its sound could not be decoded. The file is damaged."
             return (None, 0) if samples is None else (samples, rate)

@@ -70,7 +70,7 @@ class Heard:
 def heard(
     container, stream, pictures, origin: float, begin: float, end: float, tick: Callable[[], None] = no_tick
 ) -> tuple[np.ndarray | None, int, int]:
-    """What an audio stream gives from `begin` to `end` seconds after `origin`: fp32 [channels, samples] or None, its sample rate, and how many
+    """What an audio stream gives from `begin` to `end` seconds after `origin`: fp32 [channels, samples] or None, its sample rate (0 where the file holds no packet of it), and how many
     of its packets could not be decoded. pictures: the video stream whose times are followed where they begin again; None without one.
 
     Raises ValueError for a stream that cannot be decoded."""
@@ -81,7 +81,9 @@ def heard(
         sought(container, stream, origin + begin - PREROLL)
     rate = sensible(stream.rate) if stream.rate else 0  # that of a stream which begins late is known from its first frame on
     found, resample, decoded = Heard(rate), Resampler(rate), 0
+    empty = True
     for packet in packets_in_step(container, stream, pictures, tick):
+        empty = False
         time = None if packet.pts is None else float(packet.pts * stream.time_base) - origin
         if time is not None and time < begin - PREROLL - 1:
             continue
@@ -108,7 +110,7 @@ def heard(
             break
     if not decoded and found.bad:
         raise ValueError("its sound cannot be decoded. Convert it, or take the sound out of the file.")
-    return found.joined(round(end * rate) - round(begin * rate)), rate, found.bad
+    return found.joined(round(end * rate) - round(begin * rate)), 0 if empty else rate, found.bad
 
 
 def sensible(rate: int) -> int:

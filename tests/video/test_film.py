@@ -315,6 +315,19 @@ def test_the_first_sound_track_that_can_be_decoded_is_read_or_none_with_a_warnin
         assert source.notes["track"].startswith("Warning: the clip was read without its sound")
 
 
+@pytest.mark.parametrize(("container", "form"), [("mkv", "matroska"), ("ts", "mpegts")])
+def test_an_empty_sound_track_is_passed_over(tmp_path, container, form):
+    write_drawn(tmp_path / f"a.{container}", a_drawn(container, sound="aac"))
+    with av.open(str(tmp_path / f"a.{container}")) as old, av.open(str(tmp_path / f"b.{container}"), "w", format=form) as new:
+        video, _, sound = (new.add_stream_from_template(old.streams[index]) for index in (0, 1, 1))
+        for packet in [packet for packet in old.demux() if packet.size]:
+            packet.stream = video if packet.stream.type == "video" else sound
+            new.mux(packet)
+    source = source_of_path(str(tmp_path / f"b.{container}"))
+    assert beeps_of(load_clip(source)) == pytest.approx([0.5, 1.5], abs=0.02)
+    assert source.notes["track"].startswith("Sound track 2 was read")
+
+
 DAMAGED = [("mp4", "libx264", "yuv420p"), ("mp4", "libx265", "yuv420p"), ("mkv", "libvpx-vp9", "yuv420p"), ("mp4", "mpeg4", "yuv420p"),
            ("mov", "mjpeg", "yuvj420p"), ("mov", "prores_ks", "yuv422p10le"), ("avi", "mjpeg", "yuvj420p"), ("mkv", "ffv1", "yuv420p")]  # fmt: skip
 
