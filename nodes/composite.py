@@ -23,7 +23,9 @@ class PixelComposite(io.ComfyNode):
             description="Lays the edited clip over its source: outside the mask every pixel is the source's own, bit for bit, so that nothing is "
             "lost there in the VAE.",
             inputs=[
-                io.Image.Input("edited", tooltip="The edited frames, from VAE Decode."),  # first, since a bypassed node hands its first picture on
+                io.Image.Input(
+                    "edited", tooltip="The edited frames, from VAE Decode."
+                ),  # first, since a bypassed node hands its first picture on
                 io.Image.Input("source", tooltip="The frames that were encoded, from Load Video (BLADE)."),
                 io.Mask.Input("mask", tooltip="Where the edit shows: Blended Sampler's, or your own; one for the clip or one a frame."),
                 io.Int.Input(

@@ -81,7 +81,9 @@ class ReconstructionCheck(io.ComfyNode):
 
         watch = job.watch(cls.hidden.unique_id if cls.hidden else None)
         with naming(TITLE, "model"):
-            samples = run_sampler(watch.on(in_frame_batches(model)), function, sigmas, source, source, 1.0, latent_out(model, trajectory.clip))
+            samples = run_sampler(
+                watch.on(in_frame_batches(model)), function, sigmas, source, source, 1.0, latent_out(model, trajectory.clip)
+            )
         drifts.append(drift(trajectory.clip, back, 0.0))
         series = {"latents": latent_psnr(trajectory.clip, back).numpy()}
         if vae is not None:

@@ -321,10 +321,16 @@ def test_a_guider_without_an_edit_s_prompt_is_refused(server, graphs):
     )
 
 
-def test_a_mask_of_another_size_is_refused(server, graph):
+def test_a_picture_without_a_mask_is_refused(server, graph):
+    graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 64}}  # as core's Load Image gives it
+    node(graph, "BLADE_BlendedSampler")["inputs"]["mask"] = ["mask", 0]
+    assert_refused(server, graph, "BLADE_BlendedSampler", "input mask", "64x64", "no alpha channel")
+
+
+def test_a_mask_of_another_size_is_resized(server, graph):
     graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 128}}
     node(graph, "BLADE_BlendedSampler")["inputs"]["mask"] = ["mask", 0]
-    assert_refused(server, graph, "BLADE_BlendedSampler", "input mask", "64x128", "128x128", "Resize")
+    assert server.run(graph).error is None
 
 
 def test_a_mask_with_another_number_of_frames_is_refused(server, graph):
