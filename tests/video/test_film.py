@@ -13,6 +13,7 @@ from PIL import Image
 
 from blade.video.load import Stretch, load_clip, load_sound
 from blade.video.save import FFV1, H264, save_video
+from blade.video.sound import with_plain_layout
 from blade.video.source import Film, source_of_path
 from blade.video.timing import packets_of
 from tests.system import run
@@ -633,3 +634,31 @@ def test_a_stream_that_begins_late_ends_nothing():
                 yield packet
 
     assert [packet.size for packet in packets_of(Container(), "video")] == [1, 2, 3]
+
+
+def test_a_sound_of_which_nothing_can_be_decoded_is_left_out_with_a_warning(tmp_path):
+    write_drawn(tmp_path / "a.mkv", a_drawn("mkv", sound="flac"))
+    content = bytearray((tmp_path / "a.mkv").read_bytes())
+    with av.open(str(tmp_path / "a.mkv")) as file:
+        for packet in file.demux(audio=0):
+            if packet.size:
+                place = content.index(bytes(packet), packet.pos)
+                content[place : place + packet.size] = bytes([0x5A]) * packet.size
+    (tmp_path / "b.mkv").write_bytes(content)
+    source = source_of_path(str(tmp_path / "b.mkv"))
+    clip = load_clip(source)
+    assert (numbers(clip.frames), clip.waveform) == (list(range(48)), None)
+    assert source.notes["track"].startswith("Warning: the clip was read without its sound: its sound cannot be decoded")
+
+
+def test_an_order_of_channels_that_the_codec_itself_brings_is_told():
+    """Its decoder would set it anew with every frame, whatever the context is given."""
+    order = "FL+FR+FC+LFE+SL+SR+BL+BR"
+    pcm, other = (SimpleNamespace(layout=av.AudioLayout(order), name=name) for name in ("pcm_s24le", "aac"))
+    with_plain_layout(pcm)
+    assert pcm.layout == "8c"
+    with pytest.raises(ValueError, match="the order of its sound's channels cannot be decoded"):
+        with_plain_layout(other)
+    plain = SimpleNamespace(layout=av.AudioLayout("7.1"), name="aac")
+    with_plain_layout(plain)
+    assert plain.layout.name == "7.1"
