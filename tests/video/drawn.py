@@ -210,3 +210,37 @@ def turn(path: Path, matrix: tuple[int, ...]) -> None:
     a, b, c, d = (value * one for value in matrix)
     content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+
+
+LOOKS = np.stack([cells(picture(number)) for number in range(200)])
+
+
+def a_drawn(container="mp4", codec="libx264", rate=24, count=48, b_frames=2, sound="aac", beeps=(0.5, 1.5), **others):
+    whole = {"turn": "upright", "cut": 0, "offset": 0, "channels": 1, "gap": None, "matrix": 2, "pixels": "yuv420p"} | others
+    times = whole.pop("times", tuple(range(count)))
+    return Drawn(container=container, codec=codec, rate=Fraction(rate), times=times, b_frames=b_frames, sound=sound, beeps=beeps, **whole)
+
+
+def numbers(frames):
+    """The number that each frame of `drawn.picture` tells."""
+    return [int(np.abs(LOOKS - cells(np.asarray(frame) * 255)).mean((1, 2, 3)).argmin()) for frame in frames]
+
+
+def remux(source, target, change, form=None, options=None):
+    """A copy of a film whose packets have gone through `change(packet, number of its stream's packets before) -> bool`, which says whether it stays."""
+    with av.open(str(source)) as old, av.open(str(target), "w", format=form, options=options or {}) as new:
+        streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
+        seen = dict.fromkeys(streams, 0)
+        for packet in old.demux():
+            if packet.size:
+                stays, seen[packet.stream_index] = change(packet, seen[packet.stream_index]), seen[packet.stream_index] + 1
+                if stays:
+                    packet.stream = streams[packet.stream_index]
+                    new.mux(packet)
+    return str(target)
+
+
+def beeps_of(clip) -> list[float]:
+    """When each tone of a clip begins, in seconds."""
+    loud = np.flatnonzero(np.abs(clip.waveform.numpy()).max(0) > 0.25)
+    return [at / clip.sample_rate for before, at in zip([-(10**9), *loud], loud, strict=False) if at - before > 0.03 * clip.sample_rate]

@@ -5,7 +5,7 @@ import pytest
 
 from blade.video.load import Stretch, load_clip
 from blade.video.source import source_of_path
-from tests.video.drawn import TURNS, cells, draw, picture, write
+from tests.video.drawn import TURNS, beeps_of, cells, draw, picture, write
 
 CLIPS = 100
 IN_STEP = 0.02  # seconds by which sound may be early or late
@@ -39,12 +39,6 @@ def test_what_is_put_into_a_clip_comes_out(tmp_path, looks, seed):
         assert clip.waveform is None
         return
     assert len(clip.waveform) == drawn.channels, drawn
-    heard = onsets(clip.waveform.numpy(), clip.sample_rate)
+    heard = beeps_of(clip)
     assert len(heard) == len(drawn.beeps), (drawn, heard)
     assert heard == pytest.approx(drawn.beeps, abs=IN_STEP), drawn
-
-
-def onsets(sound: np.ndarray, rate: int) -> list[float]:
-    """When each tone begins, in seconds."""
-    loud = np.flatnonzero(np.abs(sound).max(0) > 0.25)
-    return [float(at / rate) for before, at in zip([-rate, *loud], loud, strict=False) if at - before > 0.03 * rate]
