@@ -12,6 +12,17 @@ EDITED = 0.05  # a mean difference of latents, whose deviation is about 1, that 
 SOURCE, TARGET = "a red circle on grass", "a blue circle on grass"
 
 
+def progress_seen(monkeypatch) -> list[tuple[int, int]]:
+    """Fills with what progress bars tell, (value, total) each. Since 2026 ComfyUI passes on a part of it only, by the clock: here all."""
+    import comfy.utils
+
+    seen = list[tuple[int, int]]()
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total)))
+    for name in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
+        monkeypatch.setattr(comfy.utils, name, 0, raising=False)
+    return seen
+
+
 class Studio:
     """A checkpoint, a clip of a red circle on grass, and what an artist does with both. Everything runs as the host runs it: in inference mode.
 

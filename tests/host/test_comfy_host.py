@@ -34,7 +34,9 @@ STOCK = {
 
 def test_stock_graph_samples_the_demo_checkpoint(server, checkpoint):
     picture = {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}}
-    server.run({"1": picture, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})  # of the prompt before it, all is forgotten
+    server.run(
+        {"1": picture, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
+    )  # of the prompt before it, all is forgotten
     events = []
     outcome = server.run(STOCK, on_event=events.append)
     assert outcome.error is None

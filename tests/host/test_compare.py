@@ -12,6 +12,7 @@ from benchmarks.mask_clips import DEVELOPMENT_CLIPS
 from blade.video.fit import CROP
 from blade.video.load import load_clip
 from demo.clips import truth
+from tests.host.helpers import progress_seen
 
 FRAMES, SIDE = 5, 128
 CLIP = DEVELOPMENT_CLIPS["plain"][0]
@@ -189,10 +190,7 @@ def test_it_can_be_cancelled_and_leaves_no_file(nodes, made, comfy, node):
 
 @pytest.mark.parametrize("node", ["compare", "report"])
 def test_progress_counts_frames(nodes, made, comfy, monkeypatch, node):
-    import comfy.utils
-
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total)))
+    seen = progress_seen(monkeypatch)
     getattr(nodes, node)(made.source, made.edited, made.mask)
     assert seen == [(count, FRAMES) for count in range(1, FRAMES + 1)]
 

@@ -12,6 +12,7 @@ from benchmarks.mask_clips import DEVELOPMENT_CLIPS
 from blade.video.load import load_clip
 from demo import clips
 from demo.scenes import render_clip
+from tests.host.helpers import progress_seen
 
 FRAMES, SIDE = 4, 128
 H264, FFV1, PNG = "mp4 (H.264)", "mkv (FFV1, lossless)", "PNG frames (lossless)"
@@ -163,10 +164,7 @@ def test_it_can_be_cancelled(nodes, made, comfy):
 
 @pytest.mark.parametrize("node", ["composite", "save"])
 def test_progress_counts_frames(nodes, made, comfy, monkeypatch, node):
-    import comfy.utils
-
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total)))
+    seen = progress_seen(monkeypatch)
     nodes.composite(*made[0]) if node == "composite" else nodes.save(made[0][0])
     assert seen == [(count, FRAMES) for count in range(1, FRAMES + 1)]
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from metrics.background import dilate, psnr_outside
+from tests.host.helpers import progress_seen
 
 SIDE = 128
 
@@ -71,10 +72,8 @@ def test_frames_that_vae_encode_crops_are_taken_in_their_middle(studio, edited, 
 
 def test_it_can_be_cancelled_and_counts_frames(studio, edited, source, monkeypatch):
     import comfy.model_management as management
-    import comfy.utils
 
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total)))
+    seen = progress_seen(monkeypatch)
     composite(studio, edited, source, studio.truth, chunk_frames=2)
     assert seen == [(count, studio.frames) for count in range(1, studio.frames + 1)]
     management.interrupt_current_processing(True)

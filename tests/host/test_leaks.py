@@ -33,11 +33,15 @@ def clones(comfy, monkeypatch):
 
 
 def prompt_of(run, studio, model):
-    """What ends a prompt that runs a node so, in ComfyUI's manner: in a loop of its own, with a frame that keeps the traceback of an error."""
+    """What ends a prompt that runs a node so, in ComfyUI's manner: in a loop of its own, with a frame that keeps the traceback of an error, though not
+    of a cancellation."""
+    from comfy.model_management import InterruptProcessingException
 
     async def execute():
         try:
             run(studio, model)
+        except InterruptProcessingException as error:
+            return str(error)
         except Exception as error:
             kept = sys.exc_info()[2]  # noqa: F841
             return str(error)

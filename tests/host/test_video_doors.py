@@ -13,6 +13,7 @@ import torch
 from blade.video.load import Stretch, load_clip
 from demo import clips
 from demo.graphs import with_defaults
+from tests.host.helpers import progress_seen
 
 CLIP = "blade_red_circle"
 FFV1, H264 = "mkv (FFV1, lossless)", "mp4 (H.264)"
@@ -158,10 +159,7 @@ def test_cancelling_between_chunks_leaves_no_file(comfy, doors, vae, whole, monk
 
 
 def test_progress_counts_frames(comfy, doors, vae, monkeypatch):
-    import comfy.utils
-
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total)))
+    seen = progress_seen(monkeypatch)
     doors.decode(doors.encode(vae, start=7, chunk=3)[0], vae, chunk=4)
     assert seen == [(3, 5), (5, 5), (4, 5), (5, 5)]
 
