@@ -171,15 +171,19 @@ def run_cancellations(comfy: Path, base: Path, count: int, seed: int = 0) -> dic
     draw = random.Random(seed)
     with FaultHost(comfy, base, log=base / "cancellations.log", cpu=True) as host:
         fresh = Fresh.of(host)
+        length = fresh.seconds
         while stops < count and late <= 2 * count:  # where a cancellation stopped nothing, this would never end
             nonce = stops + late + 1
-            moment = draw.uniform(0, fresh.seconds)
+            moment = draw.uniform(0, length)
             button = threading.Timer(moment, host.interrupt)
             button.start()
+            begin = time.monotonic()
             ran = host.edit(graph(nonce))
             button.cancel()
             button.join()
             stopped = ran.outcome.error is not None
+            if not stopped:
+                length = time.monotonic() - begin  # a machine that had other work during the first edit is faster now
             dirt = fresh.unlike(ran, AT_ONCE) if stopped else fresh.missed(ran)
             after = host.edit(graph(nonce if nonce % 5 else -nonce))
             dirt += fresh.missed(after) + fresh.unlike(after, AFTERWARDS)
