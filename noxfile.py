@@ -33,10 +33,10 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
-from demo.comfy_source import find_comfy  # noqa: E402
+from runner.fetch import find_comfy  # noqa: E402
 
 CACHE = ROOT / ".cache"
-PINS = ROOT / "demo" / "environment"
+PINS = ROOT / "runner" / "environment"
 FAST = "not slow and not release"
 ROOMS = ("nodes", "video", "inversion", "attention", "blending", "host", "metrics")
 
@@ -55,7 +55,7 @@ def digest(text: str) -> str:
 class Environment:
     """The interpreter with everything installed, and the ComfyUI that it was installed for. One of the user's own has its own environment.
 
-    extra: the lists of demo/environment/ that are wanted besides what the demo needs, by name."""
+    extra: the lists of runner/environment/ that are wanted besides what the demo needs, by name."""
 
     def __init__(self, session: nox.Session, *extra: str):
         self.session = session
@@ -137,7 +137,7 @@ def tests(session: nox.Session) -> None:
     watched = ("--cov-report=", *(f"--cov={room}" for room in ROOMS))
     environment.run("pytest", "-m", FAST, *spread, *watched, COVERAGE_FILE=str(data))
     if sys.platform == "linux":  # some refusals are provoked on Linux only
-        environment.run("demo.errors", "--untested", str(data))
+        environment.run("tools.errors", "--untested", str(data))
 
 
 @nox.session
@@ -168,7 +168,7 @@ def hosts(session: nox.Session) -> None:
         page = CACHE / f"page-{options.page}"
         if options.page and not page.exists():
             environment.add("--no-deps", "--target", str(page), f"comfyui-frontend-package=={options.page}")
-        environment.run("demo.hosts", *(["--page", str(page)] if options.page else []))
+        environment.run("tools.hosts", *(["--page", str(page)] if options.page else []))
 
 
 @nox.session
@@ -179,16 +179,16 @@ def lint(session: nox.Session) -> None:
     # The rooms import each other relatively, so mypy must see them inside a package, whatever name this folder has.
     view = CACHE / "mypy"
     view.mkdir(exist_ok=True)
-    link = "import sys; from demo.host import REPOSITORY, Path, install_pack; install_pack(REPOSITORY, Path(sys.argv[1]))"
+    link = "import sys; from runner.host import REPOSITORY, Path, install_pack; install_pack(REPOSITORY, Path(sys.argv[1]))"
     session.run(environment.python, "-c", link, str(view / "blade"))
-    packages = [f"blade.{room}" for room in ROOMS] + ["demo", "benchmarks"]
+    packages = [f"blade.{room}" for room in ROOMS] + ["runner", "demo", "tools", "benchmarks"]
     environment.run("mypy", *(part for package in packages for part in ("--package", package)), MYPYPATH=f"{view}{os.pathsep}{ROOT}")
 
 
 @nox.session
 def ui(session: nox.Session) -> None:
     environment = Environment(session)
-    environment.run("demo.ui", "--comfy", str(environment.comfy), *session.posargs)
+    environment.run("runner.ui", "--comfy", str(environment.comfy), *session.posargs)
 
 
 @nox.session

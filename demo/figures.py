@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.check import find_object
-from demo.comfy_env import import_comfy
-from demo.host import TWIN_NAME
 from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, caption, draw, finish, paint_ground, plain_scene, random_scene, random_thing
+from runner.host import TWIN_NAME
+from runner.in_process import import_comfy
 
 SEED = 880_000  # of all held-out scenes, as [SEED, stage, ...]; training's are single numbers below 10 000
 TOO_CLOSE = {  # grounds on which a colour is hard to tell even when it is rendered

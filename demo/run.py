@@ -28,10 +28,10 @@ import psutil
 from demo import pictures
 from demo.check import colour_in, find_object
 from demo.clips import FPS, truth, write_mp4
-from demo.graphs import to_prompt
-from demo.host import ComfyHost, HostError, Outcome, find_comfy, prepare_base
 from metrics.background import dilate, psnr_outside, psnr_outside_five
 from metrics.masks import iou
+from runner.graphs import to_prompt
+from runner.host import ComfyHost, HostError, Outcome, find_comfy, prepare_base
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = ("edited.mp4", "comparison.mp4", "contact_sheet.png", "report.json")

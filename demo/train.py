@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demo.comfy_env import import_comfy
+from runner.in_process import import_comfy
 
 COMFY = import_comfy()
 

@@ -1,6 +1,6 @@
 """The help pages, web/docs: each tells all that its node takes and gives as the server tells it, and nothing that is not so.
 
-tests/demo/object_info.json is what the server said of the nodes; `python -m demo.record_page` makes it. tests/host/test_help.py asks a server."""
+tests/runner/object_info.json is what the server said of the nodes; `python -m tools.record_page` makes it. tests/host/test_help.py asks a server."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path for path in sorted((ROOT / "web" / "docs").glob("*.md"))}
-TYPES = json.loads((ROOT / "tests" / "demo" / "object_info.json").read_text(encoding="utf-8"))
+TYPES = json.loads((ROOT / "tests" / "runner" / "object_info.json").read_text(encoding="utf-8"))
 NODES = {name: info for name, info in TYPES.items() if name.startswith("BLADE_")}
 GRAPHS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")}
 SECTIONS = ["Example", "Inputs", "Outputs", "When something goes wrong", "Where it comes from"]
@@ -139,7 +139,7 @@ def test_a_page_s_pictures_lie_beside_it_and_are_small(name):
 
 
 def test_every_picture_can_be_made_again_and_is_shown():
-    from demo.help_pictures import help_pictures
+    from tools.help_pictures import help_pictures
 
     shown = {picture for name in PAGES for picture in re.findall(r"!\[[^]]*\]\(([^)]*)\)", text(name))}
     assert {path.name for path in (ROOT / "web" / "docs").iterdir() if path.suffix != ".md"} == shown

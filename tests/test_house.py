@@ -101,7 +101,7 @@ def test_readme_s_part_for_artists_leads_to_what_the_package_holds():
 
 
 def test_floor_is_the_same_everywhere():
-    from demo.comfy_source import FLOOR
+    from runner.fetch import FLOOR
 
     assert pyproject("requires-comfyui") == f'">={".".join(map(str, FLOOR))}"'
 

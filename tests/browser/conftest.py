@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.host import REPOSITORY, ComfyHost, add_placeholders, find_comfy, prepare_base
-from demo.page import open_page
+from runner.host import REPOSITORY, ComfyHost, add_placeholders, find_comfy, prepare_base
+from runner.page import open_page
 from tests.browser.page import Page
 
 PICTURES = REPOSITORY / "out" / "browser"

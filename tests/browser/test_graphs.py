@@ -1,11 +1,11 @@
-"""The prompt that demo.graphs makes of a workflow is the page's own, whatever the page's version."""
+"""The prompt that runner.graphs makes of a workflow is the page's own, whatever the page's version."""
 
 import json
 
 import pytest
 
-from demo.graphs import DYNAMIC, to_prompt
-from demo.record_page import EXPORT, WORKFLOWS
+from runner.graphs import DYNAMIC, to_prompt
+from tools.record_page import EXPORT, WORKFLOWS
 
 CHOOSE = """
 app.graph.clear();

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from demo.host import REPOSITORY
+from runner.host import REPOSITORY
 from tests.browser.page import PANEL
 
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "web" / "docs").glob("*.md"))}

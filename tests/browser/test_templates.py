@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from demo.host import REPOSITORY
+from runner.host import REPOSITORY
 from tests.browser.page import MODES, NOTE
 
 WORKFLOWS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((REPOSITORY / "workflows").glob("*.json"))}

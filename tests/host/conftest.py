@@ -9,8 +9,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from demo.comfy_env import import_comfy
-from demo.host import CHECKPOINT_NAME, REPOSITORY, ComfyHost, find_comfy, prepare_base
+from runner.host import CHECKPOINT_NAME, REPOSITORY, ComfyHost, find_comfy, prepare_base
+from runner.in_process import import_comfy
 from tests.host.helpers import BOX, Studio, in_cells
 
 

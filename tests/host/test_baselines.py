@@ -4,17 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.baselines import BASELINES
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS
-from benchmarks.stillness import FRAMES
-from benchmarks.variants import exact_mask, fixed_mask
+from benchmarks.quality.baselines import BASELINES
+from benchmarks.quality.stillness import FRAMES
+from benchmarks.quality.variants import exact_mask, fixed_mask
 
 EDIT = DEVELOPMENT_COLOUR_EDITS[1]
 
 
 @pytest.fixture(scope="module")
 def bench(checkpoint):
-    from benchmarks.editing import Bench
+    from benchmarks.quality.editing import Bench
 
     return Bench(checkpoint)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from demo.host import REPOSITORY
+from runner.host import REPOSITORY
 from tests.host.helpers import EDITED, SOURCE, TARGET, changed, counting, in_cells
 
 # Two doors

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from demo.clips import read_mp4
-from demo.graphs import BYPASSED, WIDGETS, to_prompt
-from demo.host import REPOSITORY
+from runner.graphs import BYPASSED, WIDGETS, to_prompt
+from runner.host import REPOSITORY
 from tests.bypass import TITLE, Given, written
 
 FRAMES, STEPS = 3, 2

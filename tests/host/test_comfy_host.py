@@ -1,4 +1,4 @@
-"""demo.host against the real ComfyUI: a stock graph, and every way in which one can fail."""
+"""runner.host against the real ComfyUI: a stock graph, and every way in which one can fail."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from demo.host import REPOSITORY, ComfyHost, HostError, prepare_base
+from runner.host import REPOSITORY, ComfyHost, HostError, prepare_base
 
 STOCK = {
     "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "blade_demo.safetensors"}},
@@ -111,7 +111,7 @@ def test_server_ends_with_the_process_that_started_it(tmp_path):
     code = f"""
 import os, sys, time
 from pathlib import Path
-from demo.host import ComfyHost
+from runner.host import ComfyHost
 base = Path({str(tmp_path)!r})
 host = ComfyHost(base, base)
 host._start()
@@ -152,7 +152,7 @@ def test_copied_pack_holds_what_it_needs_and_no_more(tmp_path, monkeypatch):
 
 
 def test_comfyui_path_that_holds_none_is_told(monkeypatch, tmp_path):
-    from demo.comfy_source import find_comfy
+    from runner.fetch import find_comfy
 
     monkeypatch.setitem(os.environ, "COMFYUI_PATH", str(tmp_path))
     with pytest.raises(ValueError, match="holds no ComfyUI"):

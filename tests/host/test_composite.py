@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mask_clips import DEVELOPMENT_CLIPS
+from benchmarks.quality.mask_clips import DEVELOPMENT_CLIPS
 from blade.video.load import load_clip
 from demo import clips
 from demo.scenes import render_clip

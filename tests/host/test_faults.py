@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.fault_cells import AT_ONCE, CANCEL, EXCEPTION, MEMORY, NAN, REFUSED, Fresh, in_one_server
-from benchmarks.fault_graph import FRAMES, FaultHost, cores_graph, graph, node, prepare
-from demo.graphs import with_defaults
+from benchmarks.faults.cells import AT_ONCE, CANCEL, EXCEPTION, MEMORY, NAN, REFUSED, Fresh, in_one_server
+from benchmarks.faults.graph import FRAMES, FaultHost, cores_graph, graph, node, prepare
+from runner.graphs import with_defaults
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from demo.host import REPOSITORY
+from runner.host import REPOSITORY
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from demo.host import REPOSITORY
+from runner.host import REPOSITORY
 
 PRECISIONS = {
     "fp32": torch.float32,

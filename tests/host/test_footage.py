@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS, DEVELOPMENT_SHAPE_EDITS
-from benchmarks.footage import check, main, parse
-from benchmarks.footage_report import ROWS
+from benchmarks.footage.__main__ import check, main, parse
+from benchmarks.footage.report import ROWS
 from demo.clips import path
 
 FRAMES, STEPS, SIDE = 3, 4, 128

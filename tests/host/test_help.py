@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from demo.host import REPOSITORY
+from runner.host import REPOSITORY
 
 
 def folder_of(info: dict) -> str:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from demo.host import REPOSITORY
 from demo.scenes import Thing, render_clip
 from metrics.reconstruction import latent_psnr
+from runner.host import REPOSITORY
 
 FRAMES, STEPS = 3, 6
 SOURCE = "a red circle on grass"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mask_clips import DEVELOPMENT_CLIPS
+from benchmarks.quality.mask_clips import DEVELOPMENT_CLIPS
 from metrics.masks import iou
 
 CLIP = DEVELOPMENT_CLIPS["two"][0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from demo.host import REPOSITORY
+from runner.host import REPOSITORY
 from tests.host.habits import (
     BLOCKS,
     HABITS,

@@ -6,8 +6,8 @@ import urllib.request
 
 import pytest
 
-from demo.graphs import to_prompt
-from demo.host import REPOSITORY, ComfyHost, prepare_base
+from runner.graphs import to_prompt
+from runner.host import REPOSITORY, ComfyHost, prepare_base
 from tests.package import packed
 
 

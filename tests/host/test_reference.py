@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.reference import diffusers_unet, invert_with_diffusers, sample_with_diffusers
+from benchmarks.quality.reference import diffusers_unet, invert_with_diffusers, sample_with_diffusers
 from blade.inversion.ddim import invert_ddim
 from blade.inversion.schedule import ddim_sigmas
 

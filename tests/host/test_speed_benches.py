@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.blending_cost import SETTINGS, BlendingBench
-from benchmarks.edit_cost import EditBench
-from benchmarks.fatezero_case import Case, measure_apart, stretched
-from benchmarks.step_cost import SD15_UNET, start_comfy
+from benchmarks.speed.blending_cost import SETTINGS, BlendingBench
+from benchmarks.speed.edit_cost import EditBench
+from benchmarks.speed.fatezero_case import Case, measure_apart, stretched
+from benchmarks.speed.step_cost import SD15_UNET, start_comfy
 
 TINY = {**SD15_UNET, "model_channels": 32, "num_heads": 8}
 FRAMES, PIXELS, STEPS = 3, 128, 5

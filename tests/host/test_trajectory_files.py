@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from demo.host import ComfyHost
+from runner.host import ComfyHost
 
 SAVED = "blade/kept_00001_.safetensors [output]"
 INVERTED = {

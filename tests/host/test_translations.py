@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo.translations import LANGUAGES, LOCALES, STAMPS, english_texts, faults, option_names, read, translated_texts, up_to_date
+from tools.translations import LANGUAGES, LOCALES, STAMPS, english_texts, faults, option_names, read, translated_texts, up_to_date
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -19,7 +19,7 @@ def test_what_is_translated_from_the_present_english_is_translated_rightly(serve
 @pytest.mark.release
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_is_translated_from_the_english_that_the_nodes_have_now(server, language):
-    """Once a translation is right again: `python -m demo.translations --stamp`."""
+    """Once a translation is right again: `python -m tools.translations --stamp`."""
     info = server.object_info()
     found = faults(english_texts(info), option_names(info), translated_texts(language), read(STAMPS).get(language, {}))
     assert not found, "\n".join(found)

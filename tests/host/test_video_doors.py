@@ -12,7 +12,7 @@ import torch
 
 from blade.video.load import Stretch, load_clip
 from demo import clips
-from demo.graphs import with_defaults
+from runner.graphs import with_defaults
 from tests.host.helpers import progress_seen
 
 CLIP = "blade_red_circle"

@@ -10,9 +10,9 @@ import pytest
 
 from demo.check import colour_in, find_object
 from demo.clips import read_mp4, truth
-from demo.graphs import to_prompt
-from demo.host import PUBLISHED, REPOSITORY, TWIN_NAME, add_placeholders
 from metrics.background import dilate
+from runner.graphs import to_prompt
+from runner.host import PUBLISHED, REPOSITORY, TWIN_NAME, add_placeholders
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 NAMES = [file.stem for file in WORKFLOWS]
@@ -21,7 +21,7 @@ OTHER_MODELS = {
     "blade_sdxl": "CheckpointLoaderSimple",
 }  # a published model, which no test has, and its loader
 DEMO_RUNS = [name for name in NAMES if name not in OTHER_MODELS]
-REFUSED = re.compile(r"\w+ \(node (\w+)\): ")  # how demo.host tells what validation refused; an error while running begins with the error
+REFUSED = re.compile(r"\w+ \(node (\w+)\): ")  # how runner.host tells what validation refused; an error while running begins with the error
 SAVERS = ("SaveVideo", "BLADE_SaveVideo", "BLADE_DecodeVideo")
 SAMPLERS = ("BLADE_BlendedSampler", "SamplerCustomAdvanced")
 
@@ -225,7 +225,7 @@ def test_the_prompt_is_still_the_one_that_the_page_exported(server, name):
     """tests/demo compares to_prompt with the page's own export; this, that the nodes have not changed since it was recorded."""
     workflow = json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     exported, recorded = (
-        json.loads((REPOSITORY / "tests" / "demo" / f"{part}.json").read_text(encoding="utf-8"))
+        json.loads((REPOSITORY / "tests" / "runner" / f"{part}.json").read_text(encoding="utf-8"))
         for part in (f"{name}.prompt", "object_info")
     )
     prompt = to_prompt(workflow, server.object_info())

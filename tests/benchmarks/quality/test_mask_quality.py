@@ -1,0 +1,156 @@
+"""The figures of masks: on made-up rows whose means are known, and prompt-to-prompt's rule by hand."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.quality.mask_clips import FRAMES, KINDS, TEST_CLIPS
+from benchmarks.quality.mask_quality import GOALS, LEVELS, NAMES, PANELS, RULES, TITLES, WAYS, figures, prompt_to_prompt, summary, table
+from blade.attention.record import CrossAttentionRecord
+from blade.attention.words import PromptWords, Word
+
+WORDS = PromptWords("red cat", (Word("red", (1,)), Word("cat", (2, 3))), 77)
+FIGURES = ("iou", "flicker", "covered")
+
+
+def rows(value: Callable[[str, str, int, str], float]) -> dict:
+    """value(name, kind, number, figure)"""
+    return {
+        f"{name}/{kind}/{number}": {figure: value(name, kind, number, figure) for figure in FIGURES}
+        for name in (*WAYS, "exact")
+        for kind in KINDS
+        for number in range(len(TEST_CLIPS[kind]))
+    }
+
+
+def by_name(**values: float) -> dict:
+    """Every figure of a way is one value, of the others 0.5."""
+    return summary(rows(lambda name, *_: values.get(name, 0.5)), TEST_CLIPS)
+
+
+def test_the_summary_has_the_figures_of_every_goal() -> None:
+    found = by_name()
+    assert {"default", "default_plain_clips", "default_no_pixel_refinement", "p2p_0.3"} <= found["iou"].keys()
+    assert isinstance(found["wrong_object_covered"], float) and isinstance(found["flicker_ratio"], float)
+    assert found["ablation"].keys() == {"ladder", "without", "threshold", "single_level"}
+    for name in GOALS:
+        group, _, key = name.partition(".")
+        assert isinstance(found[group][key] if key else found[group], float), name
+    assert found["clips"] == sum(map(len, TEST_CLIPS.values())) >= 48
+    json.dumps(found, allow_nan=False)
+
+
+def leaves(of: object) -> list:
+    """What lies in a nest of dicts."""
+    return [leaf for part in of.values() for leaf in leaves(part)] if isinstance(of, dict) else [of]
+
+
+def test_every_way_is_shown_somewhere() -> None:
+    values = {name: index / 100 for index, name in enumerate((*WAYS, "exact"), 1)}
+    shown = leaves(summary(rows(lambda name, *_: values[name]), TEST_CLIPS))
+    assert [name for name, value in values.items() if value not in [pytest.approx(leaf) for leaf in shown]] == []
+
+
+def test_a_mean_is_over_clips_and_a_kinds_over_its_own() -> None:
+    found = summary(rows(lambda name, kind, number, figure: 0.9 if kind == "plain" else 0.6), TEST_CLIPS)
+    share = len(TEST_CLIPS["plain"]) / sum(map(len, TEST_CLIPS.values()))
+    assert found["iou"]["default"] == pytest.approx(0.6 + 0.3 * share)
+    assert found["iou"]["default_plain_clips"] == pytest.approx(0.9)
+    assert found["iou_by_kind"]["default"] == pytest.approx({kind: 0.9 if kind == "plain" else 0.6 for kind in KINDS})
+
+
+def test_the_wrong_object_counts_where_there_are_two() -> None:
+    found = summary(rows(lambda name, kind, number, figure: 0.03 if kind == "two" else 0.0), TEST_CLIPS)
+    assert found["wrong_object_covered"] == pytest.approx(0.03)
+
+
+def test_flicker_is_compared_with_the_same_mask_unsmoothed() -> None:
+    found = by_name(**{"default": 0.1, "without/smoothing": 0.4, "ladder/smoothing": 0.2, "ladder/affinity": 0.25})
+    assert found["flicker_ratio"] == pytest.approx(0.25)
+    assert found["flicker_ratio_no_pixel_refinement"] == pytest.approx(0.8)
+
+
+def test_the_gain_is_the_defaults_iou_less_prompt_to_prompts() -> None:
+    assert by_name(**{"default": 0.9, "p2p_0.3": 0.55})["iou"]["gain_over_p2p_0.3"] == pytest.approx(0.35)
+
+
+def test_the_worst_clip_is_named_as_it_is_counted_from_1() -> None:
+    found = summary(rows(lambda name, kind, number, figure: 0.2 if (name, kind, number) == ("default", "thin", 1) else 0.8), TEST_CLIPS)
+    assert found["worst"] == (0.2, "thin 2")
+
+
+def test_the_table_has_a_row_for_each_mask_and_each_part() -> None:
+    found = by_name(**{"default": 0.912, "p2p_0.3": 0.43})
+    text = table(found)
+    assert "| default | 0.91 | 0.91 |" in text and "| prompt-to-prompt's rule (max-pool, fixed 0.3) | 0.43 |" in text
+    assert all(f"| {name} | " in text for name in NAMES.values())
+    widths = {line.count("|") for line in text.split("\n\n")[0].splitlines()}
+    assert widths == {len(KINDS) + 3}
+
+
+def test_each_way_of_a_panel_or_a_rule_exists() -> None:
+    assert set(PANELS) == set(TITLES) <= set(WAYS)
+    assert {f"{rule}/{edges}" for rule in RULES for edges in ("with_edges", "without_edges")} <= set(WAYS)
+    assert [WAYS[f"level/{level}"].level for level in LEVELS] == list(LEVELS)
+
+
+def test_the_exact_mask_fits_and_one_of_the_other_object_covers_it() -> None:
+    clip = TEST_CLIPS["two"][0]
+    exact = figures(clip, clip.truth(FRAMES))
+    assert (exact["iou"], exact["covered"]) == (1, 0)
+    assert exact["flicker"] < 0.1
+    wrong = figures(clip, clip.other(FRAMES))
+    assert wrong["covered"] == 1 and wrong["iou"] < 0.05
+
+
+def record_of(*levels: np.ndarray) -> CrossAttentionRecord:
+    """Cat's maps by level, each [frames, 16, 16], half in either token."""
+    stored = [torch.from_numpy(level)[:, None] * torch.tensor([0.0, 0.5, 0.5])[:, None, None] for level in levels]
+    return CrossAttentionRecord(WORDS, [0.5] * len(levels), [{(16, 16): maps.float()} for maps in stored])
+
+
+def cells(*warm: tuple[int, int, float], frame: int = 0, frames: int = 1) -> np.ndarray:
+    maps = np.zeros((frames, 16, 16))
+    for row, column, value in warm:
+        maps[frame, row, column] = value
+    return maps
+
+
+def rule(*levels: np.ndarray) -> np.ndarray:
+    return prompt_to_prompt(record_of(*levels), (2, 3), torch.Size((16, 16))).numpy()
+
+
+def blocks(*places: tuple[int, int]) -> np.ndarray:
+    """3x3 cells around each place."""
+    mask = np.zeros((1, 16, 16))
+    for row, column in places:
+        mask[:, row - 1 : row + 2, column - 1 : column + 2] = 1
+    return mask
+
+
+def test_prompt_to_prompt_pools_3x3_and_takes_what_exceeds_three_tenths_of_the_maximum() -> None:
+    maps = cells((3, 3, 0.2), (3, 12, 0.062), (12, 3, 0.058))
+    assert np.array_equal(rule(maps), blocks((3, 3), (3, 12)))
+
+
+def test_prompt_to_prompt_sums_the_levels_alike() -> None:
+    """What one of four levels sees has a quarter of the weight."""
+    always, once = (3, 3, 1.0), (12, 12, 1.0)
+    assert np.array_equal(rule(cells(always, once), *[cells(always)] * 2), blocks((3, 3), (12, 12)))
+    assert np.array_equal(rule(cells(always, once), *[cells(always)] * 3), blocks((3, 3)))
+
+
+def test_prompt_to_prompt_divides_each_frame_by_its_own_maximum() -> None:
+    dim = cells((3, 3, 1.0), frames=2) + cells((12, 12, 0.01), frame=1, frames=2)
+    assert np.array_equal(rule(dim), np.concatenate([blocks((3, 3)), blocks((12, 12))]))
+
+
+def test_prompt_to_prompt_brings_finer_maps_to_16x16_and_the_mask_to_the_frames_size() -> None:
+    fine = torch.zeros(1, 3, 32, 32)
+    fine[:, 1, 6:8, 6:8] = 1
+    record = CrossAttentionRecord(WORDS, [0.5], [{(32, 32): fine}])
+    assert np.array_equal(prompt_to_prompt(record, (2,), torch.Size((16, 16))).numpy(), blocks((3, 3)))
+    assert prompt_to_prompt(record, (2,), torch.Size((64, 64))).shape == (1, 64, 64)
