@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.report import met
+from benchmarks.report import met, table
 from benchmarks.speed import blending_cost, edit_cost, fatezero_case, inversion_cost, long_clip, recording_cost, step_cost
 
 MIB, GB = 2**20, 10**9
@@ -59,11 +59,6 @@ def goals(found: dict) -> dict[str, tuple[float, str, float]]:
         frames = name.split("_")[0]
         listed[f"DDIM Invert's peak at {frames} frames, MiB"] = (run["inversion"] / MIB, "at most", run["limit"] / MIB)
     return {name: goal for name, goal in listed.items() if goal[0] is not None}
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def spread(quarters: list[float], digits: int = 3) -> str:
