@@ -186,3 +186,15 @@ def colour_in(picture: np.ndarray, mask: np.ndarray) -> str:
     labels = label(smooth, smooth[outside] if outside.any() else border(smooth))[inside]
     counts = np.bincount(labels + 1, minlength=len(COLOURS) + 1)
     return ("ground", *COLOURS)[counts.argmax()]
+
+
+def iou(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Intersection over union of each frame. [frames]
+
+    found, exact: [frames, height, width], bool or 0..1, where more than a half counts as inside. Two empty masks agree: 1.
+    Raises ValueError for shapes that differ."""
+    if found.shape != exact.shape or found.ndim != 3:
+        raise ValueError(f"iou: masks of shape {found.shape} and {exact.shape}: give two of one shape [frames, height, width].")
+    first, second = found > 0.5, exact > 0.5
+    union = (first | second).sum((1, 2))
+    return np.where(union == 0, 1.0, (first & second).sum((1, 2)) / np.maximum(union, 1))

@@ -26,10 +26,9 @@ import numpy as np
 import psutil
 
 from demo import pictures
-from demo.check import colour_in, find_object
+from demo.check import colour_in, find_object, iou
 from demo.clips import FPS, truth, write_mp4
 from metrics.background import dilate, psnr_outside, psnr_outside_five
-from metrics.masks import iou
 from runner.graphs import to_prompt
 from runner.host import ComfyHost, HostError, Outcome, find_comfy, prepare_base
 

@@ -1,1 +1,1 @@
-"""Figures of an edit: what the background kept, and how well a mask fits. Knows numpy and OpenCV only."""
+"""Figures of an edit that nodes show: what the background kept, how steady the object is, and how well a trajectory leads back."""

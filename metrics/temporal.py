@@ -1,8 +1,6 @@
-"""How steady an edited object is over time, judged along a motion that is known exactly: surface, colour and outline."""
+"""How steady an edited object is from one frame to the next: its surface along a motion, and its colour."""
 
 from __future__ import annotations
-
-import itertools
 
 import cv2
 import numpy as np
@@ -12,32 +10,16 @@ from .background import dilate
 RIM = 3  # pixels at the object's edge that are no part of its colour
 
 
-def warp_error(frames: np.ndarray, flow: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Mean squared RGB difference between the object in a frame and the same points of it in the next one. [frames - 1]
-
-    frames: [frames, height, width, 3], uint8 or float 0..1; flow: [frames - 1, height, width, 2], the (dx, dy) in pixels from
-    each pixel of a frame to its place in the next; masks: the object, bool or 0..1 [frames, height, width], inside above a half.
-    In squared units of 0..1. The mean runs over the object's pixels whose next place lies in the picture, and over the channels.
-    Masks must reach the object's rim: the rim is where a plain object that does not follow the motion differs.
-
-    E_warp of Lai et al., "Learning Blind Video Temporal Consistency" (ECCV 2018), equation 13, without its occlusion masks (a rigid
-    object that nothing covers has none) and with an exact flow instead of an estimated one. The next frame is sampled by
-    Lanczos weights over 8x8 pixels: shorter ones smooth what they sample between pixels, so that noise and soft edges would count
-    less or more with the fraction of the motion (on a perfect clip without noise bilinear errs by half as much again at the rim).
-
-    Raises ValueError for shapes that do not fit, for fewer than two frames, and for a frame without an object to judge."""
-    _check("warp_error", frames, 4, masks, flow)
-    errors = []
-    for index, (now, then, field, mask) in enumerate(zip(frames, frames[1:], flow, masks, strict=False)):
-        error = step_error(now, then, field, mask)
-        if error is None:
-            raise ValueError(f"warp_error: the mask of frame {index} has no pixel that stays in the picture: leave the frame out.")
-        errors.append(error)
-    return np.array(errors)
-
-
 def step_error(now: np.ndarray, then: np.ndarray, field: np.ndarray, mask: np.ndarray) -> float | None:
-    """`warp_error` of one step, from a frame to the next; None where no pixel of the mask stays in the picture."""
+    """Mean squared RGB difference, in squared units of 0..1, between the object in a frame and the same points of it in the next one; None where
+    no pixel of the mask stays in the picture.
+
+    now, then: [height, width, 3], uint8 or float 0..1; field: [height, width, 2], the (dx, dy) in pixels from each pixel to its place in the next
+    frame; mask: the object, bool or 0..1 [height, width], inside above a half. The mean runs over its pixels whose next place lies in the picture.
+
+    E_warp of Lai et al., "Learning Blind Video Temporal Consistency" (ECCV 2018), equation 13, without its occlusion masks. The next frame is
+    sampled by Lanczos weights over 8x8 pixels: shorter ones smooth what they sample between pixels, so that noise and soft edges would count
+    less or more with the fraction of the motion (on a perfect clip without noise bilinear errs by half as much again at the rim)."""
     height, width = mask.shape
     x, y = places(field)
     inside = (mask > 0.5) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
@@ -45,28 +27,6 @@ def step_error(now: np.ndarray, then: np.ndarray, field: np.ndarray, mask: np.nd
         return None
     carried = cv2.remap(_as_float(then), x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
     return float(np.square(carried - _as_float(now))[inside].mean(dtype=np.float64))
-
-
-def colour_flicker(frames: np.ndarray, masks: np.ndarray) -> float:
-    """Variance of the object's mean colour from frame to frame: half the mean square of its change, over all steps and channels.
-
-    With c[t, k] the mean of channel k over the object's pixels farther than RIM pixels from its outside, it is the mean of
-    (c[t + 1, k] - c[t, k])**2 / 2, the Allan variance at one frame: colours that scatter independently with variance v give v on
-    average, and a slow drift gives almost nothing. In squared units of 0..1.
-
-    frames: [frames, height, width, 3], uint8 or float 0..1; masks: bool or 0..1 [frames, height, width], inside above a half.
-    Raises ValueError for shapes that do not fit, for fewer than two frames, and for an object of which nothing is left without its rim."""
-    _check("colour_flicker", frames, 4, masks)
-    colours = []
-    for index, (frame, solid) in enumerate(zip(frames, solid_part(masks), strict=True)):
-        colour = mean_colour(frame, solid)
-        if colour is None:
-            raise ValueError(
-                f"colour_flicker: nothing of the object in frame {index} lies more than {RIM} pixels inside its rim: "
-                "give the masks of a larger object."
-            )
-        colours.append(colour)
-    return float(np.mean([step_flicker(now, then) for now, then in itertools.pairwise(colours)]))
 
 
 def solid_part(masks: np.ndarray) -> np.ndarray:
@@ -80,27 +40,8 @@ def mean_colour(frame: np.ndarray, solid: np.ndarray) -> np.ndarray | None:
 
 
 def step_flicker(now: np.ndarray, then: np.ndarray) -> float:
-    """`colour_flicker` of one step between two mean colours."""
+    """Half the mean square of the change from one mean colour to the next, [3] each: one term of the Allan variance."""
     return float(np.square(then - now).mean() / 2)
-
-
-def outline_flicker(found: np.ndarray, flow: np.ndarray) -> float:
-    """How much the outline found in a frame departs from the next frame's along the exact motion: mean of 1 - IoU over all steps.
-
-    The next mask is sampled where the flow takes each pixel, bilinearly, so both lie on the earlier frame's grid; the IoU of the two
-    soft masks is the sum of the lesser over the sum of the greater values. A step to or from a frame in which nothing was found counts 1.
-
-    found: bool or 0..1 [frames, height, width]; flow: as for `warp_error`. Raises ValueError for shapes that do not fit and for fewer
-    than two frames."""
-    _check("outline_flicker", found, 3, found, flow)
-    soft = found.astype(np.float32)
-    steps = []
-    for now, then, field in zip(soft, soft[1:], flow, strict=False):
-        carried = cv2.remap(then, *places(field), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-        union = np.maximum(now, carried).sum()
-        seen = now.any() and then.any()
-        steps.append(1 - np.minimum(now, carried).sum() / union if seen else 1.0)
-    return float(np.mean(steps))
 
 
 def _as_float(frame: np.ndarray) -> np.ndarray:
@@ -111,15 +52,3 @@ def places(field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where a flow field takes each pixel: its columns and its rows, as cv2.remap wants them. float32 [height, width] each"""
     rows, columns = np.indices(field.shape[:2])
     return (field[..., 0] + columns).astype(np.float32), (field[..., 1] + rows).astype(np.float32)
-
-
-def _check(name: str, frames: np.ndarray, dimensions: int, masks: np.ndarray, flow: np.ndarray | None = None) -> None:
-    if frames.ndim != dimensions or masks.shape != frames.shape[:3]:
-        raise ValueError(
-            f"{name}: frames of shape {frames.shape} and masks of shape {masks.shape}: give [frames, height, width, 3] and one mask for each."
-        )
-    if len(frames) < 2:
-        raise ValueError(f"{name}: {len(frames)} frame has no next one to compare with: give two frames or more.")
-    steps = (len(frames) - 1, *masks.shape[1:], 2)
-    if flow is not None and flow.shape != steps:
-        raise ValueError(f"{name}: a flow of shape {flow.shape} for {len(frames)} frames: give {list(steps)}.")

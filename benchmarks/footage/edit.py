@@ -13,15 +13,15 @@ import torch
 
 from attention.masks import SUBTRACT
 from benchmarks.footage.clips import MARGIN, Edit
+from benchmarks.metrics.similarity import ssim_outside, ssim_outside_five
 from benchmarks.quality import editing
 from benchmarks.quality.editing import TILE, changed_outside
 from benchmarks.quality.perceptual import BackgroundLpips, ClipFigures
 from benchmarks.quality.variants import Variant, random_noise
 from demo import pictures
+from demo.check import iou
 from demo.figures import sheet
 from metrics.background import dilate, psnr_outside, psnr_outside_five
-from metrics.masks import iou
-from metrics.similarity import ssim_outside, ssim_outside_five
 
 METHOD, COMPOSITE, VAE = "method", "composite", "vae_round_trip"
 

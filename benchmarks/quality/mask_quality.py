@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.metrics.temporal import mask_flicker
 from benchmarks.pool import each
 from benchmarks.quality.mask_clips import DEVELOPMENT_CLIPS, FRAMES, KINDS, TEST_CLIPS, MaskClip
 from benchmarks.report import Kept, machine, merge
+from demo.check import iou
 from demo.figures import Demo, sheet
-from metrics.masks import iou, mask_flicker
 
 STEPS = 25
 EXACT = "exact"  # the exact masks, as a row

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.clips import Edit
+from benchmarks.metrics.similarity import ssim_outside, ssim_outside_five
 from benchmarks.pool import each
 from benchmarks.quality import editing
 from benchmarks.quality.baselines import BASELINES
@@ -24,10 +25,9 @@ from benchmarks.quality.stillness import FRAMES, STEPS
 from benchmarks.quality.variants import Variant, fixed_mask, objects, random_noise
 from benchmarks.report import Kept
 from demo import pictures
+from demo.check import iou
 from demo.figures import sheet
 from metrics.background import dilate
-from metrics.masks import iou
-from metrics.similarity import ssim_outside, ssim_outside_five
 
 PUBLISHED_THRESHOLD = 0.3
 SHOWN, TILE = 3, 150  # edits of each kind in the picture; pixels

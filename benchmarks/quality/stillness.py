@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from benchmarks.clips import COLOUR_EDITS, SHAPE_EDITS, Edit
+from benchmarks.metrics.temporal import colour_flicker, outline_flicker, warp_error
 from benchmarks.pool import each
 from benchmarks.report import Kept, machine, merge
 from demo import pictures
 from demo.check import colour_in, find_object
 from demo.figures import Demo
 from metrics.background import dilate, psnr_outside
-from metrics.temporal import colour_flicker, outline_flicker, warp_error
 
 FRAMES, STEPS, CFG = 8, 25, 7.5
 EDITS = 8  # of each kind

@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS, Edit
+from benchmarks.metrics.temporal import warp_error
 from benchmarks.pack import import_pack
 from benchmarks.report import machine, merge
 from demo.clips import read_mp4, write_mp4
 from demo.run import RunFailed
-from metrics.temporal import warp_error
 from runner.graphs import with_defaults
 from runner.host import CHECKPOINT_NAME, ComfyHost, Outcome, prepare_base
 

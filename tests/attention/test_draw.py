@@ -10,7 +10,7 @@ from blade.attention.heat import WordsHeat, record_heat
 from blade.attention.masks import ADD, FIXED, HYSTERESIS, LIMIT, OTSU, SUBTRACT, feather, to_latent_mask
 from blade.attention.record import CrossAttentionRecord
 from blade.attention.words import Phrase, PromptWords, Word
-from blade.metrics.masks import iou
+from demo.check import iou
 
 SIZE = 64
 WORDS = PromptWords("cat", (Word("cat", (1,)),), 77)

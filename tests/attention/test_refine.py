@@ -5,7 +5,7 @@ import torch
 
 from blade.attention import heat as heat_module
 from blade.attention.refine import SURELY_OUT, along_motion, cut_along_edges, neighbours
-from blade.metrics.masks import iou
+from demo.check import iou
 
 SIZE = 80
 GREEN, RED, BLUE = (0.25, 0.55, 0.2), (0.8, 0.2, 0.15), (0.2, 0.3, 0.85)

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
+from demo.check import iou
 from demo.clips import CLIPS, FPS, FRAMES, MASK, MASKED, find, path, read_mp4, render, rough_mask, truth, write_mp4
 from metrics.background import dilate, psnr_outside
-from metrics.masks import iou
 
 PATHS = [(name, which) for name, clip in CLIPS.items() for which in range(len(clip.things(0)))]
 EVERYWHERE = np.zeros((FRAMES, 128, 128))  # no object: judge all of the picture

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from blade.metrics.background import dilate, psnr_outside
-from blade.metrics.masks import iou
 from demo import clips
+from demo.check import iou
 from demo.scenes import GROUNDS
 from tests.host.helpers import Studio, temporal
 

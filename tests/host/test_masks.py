@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.quality.mask_clips import DEVELOPMENT_CLIPS
-from metrics.masks import iou
+from demo.check import iou
 
 CLIP = DEVELOPMENT_CLIPS["two"][0]
 FRAMES, STEPS, SIDE = 4, 8, 128

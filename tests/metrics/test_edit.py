@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.metrics.temporal import colour_flicker, warp_error
 from blade.metrics.edit import PER_FRAME, PER_STEP, measure
 from blade.metrics.edit_chart import plot
-from blade.metrics.temporal import colour_flicker, warp_error
 
 FRAMES, HEIGHT, WIDTH = 4, 48, 64
 RNG = np.random.default_rng(0)

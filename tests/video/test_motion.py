@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.metrics.temporal import warp_error
 from benchmarks.quality.mask_clips import DEVELOPMENT_CLIPS
-from blade.metrics.temporal import warp_error
 from blade.video.motion import optical_flow
 
 

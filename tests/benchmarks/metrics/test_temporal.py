@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.clips import MovingClip
-from blade.metrics.temporal import RIM, colour_flicker, outline_flicker, warp_error
+from benchmarks.metrics.temporal import RIM, colour_flicker, mask_flicker, outline_flicker, warp_error
 from demo.scenes import Thing
 
 CLIP = MovingClip(2, Thing("blue", "square", 0.47, 0.52, 0.22), "sand", (0.023, -0.017), spin=0.03)
@@ -155,6 +155,67 @@ def test_steps_to_and_from_a_frame_without_an_object_count_as_one() -> None:
     found[1] = False
     assert outline_flicker(found, constant_flow(0, 0)) == pytest.approx(2 / 3)
     assert outline_flicker(np.zeros_like(BLOCK), constant_flow(0, 0)) == 1
+
+
+# mask_flicker
+
+STILL = np.zeros((1, 32, 48, 2), np.float32)
+
+
+def moved(columns: float, frames: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """A disc that moves by so many columns a frame, exact to the fraction of a pixel, and its flow."""
+    y, x = np.mgrid[0:32, 0:48]
+    distance = np.stack([np.hypot(x - 14 - columns * frame, y - 16) for frame in range(frames)])
+    flow = np.zeros((frames - 1, 32, 48, 2), np.float32)
+    flow[..., 0] = columns
+    return np.clip(8.5 - distance, 0, 1).astype(np.float32), flow
+
+
+@pytest.mark.parametrize("columns", [0.0, 3.0, -1.0])
+def test_a_mask_that_moves_with_its_object_does_not_flicker(columns: float) -> None:
+    assert mask_flicker(*moved(columns)) == pytest.approx([0, 0, 0])
+
+
+def test_a_mask_that_moves_by_fractions_of_a_pixel_hardly_flickers() -> None:
+    assert mask_flicker(*moved(2.4)).max() < 0.05
+
+
+def test_a_mask_that_stays_behind_its_object_flickers() -> None:
+    masks, flow = moved(0.0)
+    flow[..., 0] = 4
+    assert mask_flicker(masks, flow).min() > 0.3
+
+
+def test_flicker_is_1_less_the_overlap_of_each_two_frames() -> None:
+    masks = np.zeros((3, 32, 48), bool)
+    masks[0, :, 0:8] = masks[1, :, 0:8] = masks[2, :, 4:12] = True
+    assert mask_flicker(masks, np.repeat(STILL, 2, 0)) == pytest.approx([0, 1 - 4 / 12])
+
+
+def test_pixels_that_leave_the_picture_do_not_count() -> None:
+    masks = np.zeros((2, 32, 48), np.float32)
+    masks[0, :, 36:48] = 1
+    masks[1, :, 44:48] = 1  # of twelve columns that move by eight, four are left
+    flow = STILL.copy()
+    flow[..., 0] = 8
+    assert mask_flicker(masks, flow) == pytest.approx([0])
+
+
+def test_two_empty_masks_do_not_flicker_and_one_that_vanishes_does() -> None:
+    masks = np.zeros((3, 32, 48), np.float32)
+    masks[0, 8:24, 8:24] = 1
+    assert mask_flicker(masks, np.repeat(STILL, 2, 0)) == pytest.approx([1, 0])
+
+
+@pytest.mark.parametrize(
+    ("masks", "flow"),
+    [((4, 8, 16), (4, 8, 16, 2)), ((4, 8, 16), (3, 16, 8, 2)), ((4, 8, 16), (3, 8, 16)), ((8, 16), (7, 16, 2))],
+    ids=["a flow too many", "turned", "no vectors", "a single mask"],
+)
+def test_a_flow_that_does_not_fit_is_named(masks: tuple, flow: tuple) -> None:
+    with pytest.raises(ValueError, match="mask_flicker") as caught:
+        mask_flicker(np.zeros(masks), np.zeros(flow))
+    assert str(masks) in str(caught.value) and str(flow) in str(caught.value)
 
 
 # what they refuse

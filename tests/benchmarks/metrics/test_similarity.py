@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from blade.metrics.similarity import REACH, ssim_outside, ssim_outside_five
+from benchmarks.metrics.similarity import REACH, ssim_outside, ssim_outside_five
 
 NOISE = np.random.default_rng(0).random((2, 40, 60, 3))
 HALF = np.zeros((2, 40, 60))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from skimage.metrics import structural_similarity
 
-from .background import as_float
+from metrics.background import as_float
 
 REACH = 5  # pixels from which a window's values come: a Gaussian of deviation 1.5 over 11x11 pixels
 
@@ -41,9 +42,6 @@ def ssim_outside_five(reference: np.ndarray, edited: np.ndarray, masks: np.ndarr
 
 def _ssim(one: np.ndarray, other: np.ndarray) -> tuple[float, np.ndarray]:
     """The mean without the border's rim, and the map. Pictures [height, width, 3], float 0..1"""
-    # Here, not above: no node asks for it, so scikit-image is none of the pack's dependencies, only the benchmarks'.
-    from skimage.metrics import structural_similarity
-
     return structural_similarity(
         one, other, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, channel_axis=2, full=True
     )
