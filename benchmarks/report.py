@@ -2,22 +2,75 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import platform
 import re
+import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
-from demo.run import versions
+from demo.run import RunFailed, versions
+from runner.fetch import find_comfy
+from runner.host import HostError
 
 ROOT = Path(__file__).resolve().parents[1]
+Goals = Mapping[str, tuple[float, str, float]]  # name -> (value, "at least" or "at most", bound)
+
+
+def command(
+    description: str,
+    parts: Mapping[str, Callable[[Path, Path, bool], bool]],
+    out: str,
+    quick: str,
+    *,
+    options: Mapping[str, dict[str, Any]] | None = None,
+    subject: Callable[[argparse.Namespace], Path] = lambda chosen: find_comfy(ROOT / ".cache"),
+    report: Callable[[Path, Path], None] = lambda subject, out: None,
+) -> int:
+    """The command line of a benchmark in several parts: measures those that --only names, else all. Returns the exit status: 2 where a goal is
+    missed, 1 with a sentence where something cannot run.
+
+    description: the benchmark's docstring. parts: name -> part(subject, out, quick), which measures, writes, prints, and says whether its goals are
+    met. out: the default of --out. quick: what --quick does. options: further ones, as argparse takes them. subject: from all options what is
+    measured, here the folder of a ComfyUI. report(subject, out): runs after the parts."""
+    arguments = argparse.ArgumentParser(description=description.splitlines()[0])
+    arguments.add_argument("--out", type=Path, default=Path(out), help=f"where the results go (default: {out})")
+    arguments.add_argument("--only", default=",".join(parts), help=f"which parts, separated by commas (default: {','.join(parts)})")
+    arguments.add_argument("--quick", action="store_true", help=quick)
+    for name, settings in (options or {}).items():
+        arguments.add_argument(name, **settings)
+    chosen = arguments.parse_args()
+    names, folder, reached = chosen.only.split(","), chosen.out.resolve(), []
+    if unknown := [name for name in names if name not in parts]:
+        arguments.error(f"--only: there is no part {unknown[0]!r}: take from {', '.join(parts)}.")
+    try:
+        measured = subject(chosen)
+        for name in names:
+            begin = time.monotonic()
+            reached.append(parts[name](measured, folder, chosen.quick))
+            print(f"{'met   ' if reached[-1] else 'MISSED'} {name} ({(time.monotonic() - begin) / 60:.1f} min)\n", flush=True)
+    except (HostError, RunFailed, ValueError) as error:
+        print(f"The benchmark failed: {error}", file=sys.stderr)
+        return 1
+    report(measured, folder)
+    return 0 if all(reached) else 2
+
+
+def judge(goals: Goals) -> bool:
+    """Prints every goal beside what was reached, and returns whether all are met."""
+    for name, (value, which, bound) in goals.items():
+        print(f"{'met   ' if met(value, which, bound) else 'MISSED'} {name}: {value:.4g}, {which} {bound:g}")
+    return all(met(*goal) for goal in goals.values())
 
 
 def merge(path: Path, figures: dict) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import machine, merge
+from benchmarks.report import command, judge, machine, merge
 
 
 def read(path: Path) -> dict:
@@ -57,3 +57,42 @@ def test_the_machine_is_named_with_its_versions(tmp_path: Path) -> None:
     assert found["cpu"] and found["cores"] >= 1 and found["memory_gib"] >= 1
     assert found["comfyui"] == "1.2.3"
     assert {"torch", "python", "blade", "system"} <= found.keys()
+
+
+PARTS = {"one": lambda subject, out, quick: quick, "two": lambda subject, out, quick: (out / "there").is_dir()}
+
+
+def run(monkeypatch, tmp_path: Path, *given: str, **settings) -> int:
+    monkeypatch.setattr("sys.argv", ["benchmark", "--out", str(tmp_path), *given])
+    return command("What it is.\nMore.", PARTS | settings.pop("parts", {}), "out", "less", subject=lambda chosen: chosen.out, **settings)
+
+
+def test_a_missed_goal_is_the_exit_status_and_parts_are_chosen_by_name(monkeypatch, tmp_path: Path, capsys) -> None:
+    reported = []
+    assert run(monkeypatch, tmp_path, report=lambda subject, out: reported.append((subject, out))) == 2
+    assert capsys.readouterr().out.splitlines()[::2] == ["MISSED one (0.0 min)", "MISSED two (0.0 min)"]
+    assert reported == [(tmp_path, tmp_path)]
+    (tmp_path / "there").mkdir()
+    assert run(monkeypatch, tmp_path, "--only", "two") == run(monkeypatch, tmp_path, "--quick") == 0
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, "--only", "two,three")
+    assert "no part 'three': take from one, two" in capsys.readouterr().err
+
+
+def test_what_cannot_run_ends_with_a_sentence_and_no_report(monkeypatch, tmp_path: Path, capsys) -> None:
+    def refuse(*_: object) -> bool:
+        raise ValueError("no such clip")
+
+    assert run(monkeypatch, tmp_path, parts={"one": refuse}, report=lambda *_: pytest.fail("reported")) == 1
+    assert capsys.readouterr().err == "The benchmark failed: no such clip\n"
+
+
+def test_every_goal_is_printed_and_one_that_is_missed_counts(capsys) -> None:
+    assert judge({"a": (1.23456, "at least", 1), "b": (0, "at most", 0)})
+    assert not judge({"a": (1.0, "at most", 0.5), "b": (0, "at most", 0)})
+    assert capsys.readouterr().out.splitlines() == [
+        "met    a: 1.235, at least 1",
+        "met    b: 0, at most 0",
+        "MISSED a: 1, at most 0.5",
+        "met    b: 0, at most 0",
+    ]
