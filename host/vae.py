@@ -105,25 +105,22 @@ def encode_finite(vae, pixels: Tensor, first: int = 0) -> Tensor:
     """Latents of a few frames, fp32 on the CPU. pixels: [frames, height, width, 3] in 0..1. first: the number of their first, for errors.
 
     Raises ValueError where the VAE gives no numbers."""
-    latents = vae.encode(pixels).float().cpu()
-    if not torch.isfinite(latents).all():
-        last = first + len(latents) - 1
-        raise ValueError(
-            f"it encodes frames {first} to {last} to values that are not finite (NaN or infinity). "
-            "Start ComfyUI with --fp32-vae, or take another VAE."
-        )
-    return latents
+    return finite(vae.encode(pixels), "encodes", first)
 
 
 def decode_finite(vae, samples: Tensor, first: int = 0) -> Tensor:
     """Frames of a few latents, fp32 on the CPU, [frames, height, width, 3]. first: the number of their first, for errors.
 
     Raises ValueError where the VAE gives no numbers."""
-    pixels = vae.decode(samples).float().cpu()
-    if not torch.isfinite(pixels).all():
-        last = first + len(pixels) - 1
+    return finite(vae.decode(samples), "decodes", first)
+
+
+def finite(found: Tensor, does: str, first: int) -> Tensor:
+    found = found.float().cpu()
+    if not torch.isfinite(found).all():
+        last = first + len(found) - 1
         raise ValueError(
-            f"it decodes frames {first} to {last} to values that are not finite (NaN or infinity). "
+            f"it {does} frames {first} to {last} to values that are not finite (NaN or infinity). "
             "Start ComfyUI with --fp32-vae, or take another VAE."
         )
-    return pixels
+    return found

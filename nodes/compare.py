@@ -16,7 +16,7 @@ from ..video.pictures import Panels, contact_sheet, in_cell, panels, picked, sid
 from ..video.save import check_fps, save_video
 from ..video.whole import Unwritable
 from .common import CATEGORY, CELL, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
-from .save_video import check_pictures, fps_input
+from .inputs import check_pictures, fps_input
 
 TITLE = "Compare (BLADE)"
 

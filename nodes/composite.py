@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..blending.composite import ALPHA, METHODS, composite, window
 from ..host.job import frame_ticks
 from .common import CATEGORY, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
-from .save_video import check_pictures
+from .inputs import check_pictures, composite_inputs
 
 TITLE = "Pixel Composite (BLADE)"
 
@@ -26,15 +26,7 @@ class PixelComposite(io.ComfyNode):
                 io.Image.Input(
                     "edited", tooltip="The edited frames, from VAE Decode."
                 ),  # first, since a bypassed node hands its first picture on
-                io.Image.Input("source", tooltip="The frames that were encoded, from Load Video (BLADE)."),
-                io.Mask.Input("mask", tooltip="Where the edit shows: Blended Sampler's, or your own; one for the clip or one a frame."),
-                io.Int.Input(
-                    "grow",
-                    default=2,
-                    min=-256,
-                    max=256,
-                    tooltip="Widens the mask by so many pixels; negative values shrink it. Raise it where a rim of the old object stays.",
-                ),
+                *composite_inputs("Raise it where a rim of the old object stays."),
                 io.Float.Input(
                     "feather",
                     default=4.0,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io
 
-from ..host.vae import check_latent, check_room, check_vae, decode_chunks, fitting_chunk
+from ..host.vae import decode_chunks, fitting_chunk
 from ..video.load import Stretch
 from ..video.save import FFV1, GIF, H264, PRORES, VP9
 from ..video.source import Source
 from .common import CATEGORY, CELL, checked, naming
-from .encode_video import chunk_input
+from .inputs import chunk_input, samples_to_decode
 from .save_video import GRAPH, audio_input, file_inputs, fit_input, graph_of, write_video
 
 TITLE = "Decode Video (BLADE)"
@@ -51,14 +51,7 @@ class DecodeVideo(io.ComfyNode):
         audio: dict | None = None,
         fit: tuple[Source, Stretch] | None = None,
     ) -> io.NodeOutput:
-        samples = latent["samples"]
-        with naming(TITLE, "latent"):
-            check_latent(samples)
-        samples = samples.float()
-        with naming(TITLE, "vae"):
-            check_vae(vae)
-        with naming(TITLE, "latent"):
-            check_room(vae, "decode", (1, *samples.shape[1:]))
+        samples = samples_to_decode(TITLE, latent, vae)
         height, width = samples.shape[-2] * CELL, samples.shape[-1] * CELL
         chunk = chunk_frames or fitting_chunk(vae, "decode", (1, *samples.shape[1:]))
 

@@ -13,12 +13,15 @@ from ..host.vae import check_room, check_vae, encode_chunks, fitting_chunk
 from ..video.fit import CROP
 from ..video.load import Stretch, decode_frames, load_sound
 from .common import CATEGORY, checked, naming
-from .load_video import CLIPS, check_file, clip_source, reading, stretch_inputs, stretch_outputs, tell, to_audio, video_input
+from .inputs import chunk_input
+from .load_video import ReadsClip, clip_source, reading, stretch_inputs, stretch_outputs, tell, to_audio, video_input
 
 TITLE = "Encode Video (BLADE)"
 
 
-class EncodeVideo(io.ComfyNode):
+class EncodeVideo(ReadsClip):
+    title = TITLE
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -39,14 +42,6 @@ class EncodeVideo(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, video: str | None) -> bool | str:
-        return check_file(TITLE, video)
-
-    @classmethod
-    def fingerprint_inputs(cls, video: str | None, **_) -> str:
-        return CLIPS.fingerprint(video)
 
     @classmethod
     @checked("video")
@@ -95,14 +90,3 @@ def joined(chunks: Iterable[torch.Tensor]) -> torch.Tensor:
         whole[count : count + len(chunk)] = chunk
         count += len(chunk)
     return whole[:count].clone()
-
-
-def chunk_input(done: str) -> io.Input:
-    """How many frames the VAE takes at once; `done` says what it does with them."""
-    return io.Int.Input(
-        "chunk_frames",
-        default=0,
-        min=0,
-        max=1024,
-        tooltip=f"Frames that are {done} at once. 0 takes as many as fit in half of the free memory, at most 16. The result is the same.",
-    )

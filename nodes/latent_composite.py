@@ -8,11 +8,10 @@ from comfy_api.latest import io
 from ..blending.composite import window
 from ..blending.latent_composite import composite_latents
 from ..host.job import frame_ticks
-from ..host.vae import check_latent, check_room, check_vae, decode_finite, encode_finite, fitting_chunk
+from ..host.vae import decode_finite, encode_finite, fitting_chunk
 from .common import CATEGORY, CELL, checked, empty_note, naming, tell
 from .composite import mask_of_edit
-from .encode_video import chunk_input
-from .save_video import check_pictures
+from .inputs import check_pictures, chunk_input, composite_inputs, samples_to_decode
 
 TITLE = "Latent Composite (BLADE)"
 
@@ -30,16 +29,7 @@ class LatentComposite(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent", tooltip="The edited clip, from Blended Sampler."),
                 io.Vae.Input("vae", tooltip="The VAE that encoded the clip."),
-                io.Image.Input("source", tooltip="The frames that were encoded, from Load Video (BLADE)."),
-                io.Mask.Input("mask", tooltip="Where the edit shows: Blended Sampler's, or your own; one for the clip or one a frame."),
-                io.Int.Input(
-                    "grow",
-                    default=2,
-                    min=-256,
-                    max=256,
-                    tooltip="Widens the mask by so many pixels; negative values shrink it. Higher leaves the new thing whole where it reaches past the "
-                    "mask, lower keeps more of the ground.",
-                ),
+                *composite_inputs("Higher leaves the new thing whole where it reaches past the mask, lower keeps more of the ground."),
                 io.Int.Input(
                     "reach",
                     default=1,
@@ -62,14 +52,7 @@ class LatentComposite(io.ComfyNode):
     def execute(
         cls, latent, vae, source: torch.Tensor, mask: torch.Tensor, grow: int = 2, reach: int = 1, rounds: int = 2, chunk_frames: int = 0
     ) -> io.NodeOutput:
-        samples = latent["samples"]
-        with naming(TITLE, "latent"):
-            check_latent(samples)
-        samples = samples.float()
-        with naming(TITLE, "vae"):
-            check_vae(vae)
-        with naming(TITLE, "latent"):
-            check_room(vae, "decode", (1, *samples.shape[1:]))  # which takes more than to encode
+        samples = samples_to_decode(TITLE, latent, vae)  # to decode takes more memory than to encode
         size = samples.shape[-2] * CELL, samples.shape[-1] * CELL
         with naming(TITLE, "source"):
             check_pictures(source)

@@ -22,7 +22,31 @@ from .files import FileInput, FilesRead, clips_of_folder, file_path
 TITLE = "Load Video (BLADE)"
 
 
-class LoadVideo(io.ComfyNode):
+class ReadsClip(io.ComfyNode):
+    """A node whose input `video` names a clip of the input folder. title: the node's own."""
+
+    title: str
+
+    @classmethod
+    def validate_inputs(cls, video: str | None) -> bool | str:
+        """True, or the sentence that refuses a clip that is not there, or lies elsewhere. None, whose name comes by a link, is checked when the node
+        runs."""
+        try:
+            if video is not None:
+                with naming(cls.title, "video"):
+                    clip_path(video)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, video: str | None, **_) -> str:
+        return CLIPS.fingerprint(video)
+
+
+class LoadVideo(ReadsClip):
+    title = TITLE
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -37,14 +61,6 @@ class LoadVideo(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, video: str | None) -> bool | str:
-        return check_file(TITLE, video)
-
-    @classmethod
-    def fingerprint_inputs(cls, video: str | None, **_) -> str:
-        return CLIPS.fingerprint(video)
 
     @classmethod
     @checked("video")
@@ -124,17 +140,6 @@ def stretch_outputs() -> list[io.Output]:
             display_name="fit", tooltip="How the sides became multiples of 8, for Save Video or Decode Video, which undo it in the file."
         ),
     ]
-
-
-def check_file(title: str, video: str | None) -> bool | str:
-    """True, or the sentence that refuses a clip that is not there, or lies elsewhere. None, whose name comes by a link, is checked when the node runs."""
-    try:
-        if video is not None:
-            with naming(title, "video"):
-                clip_path(video)
-    except ValueError as error:
-        return str(error)
-    return True
 
 
 def clip_path(video: str) -> str:

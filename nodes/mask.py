@@ -11,6 +11,7 @@ from ..attention.masks import HALF_HEIGHT, LIMIT, MATTES, THRESHOLDS
 from ..attention.pictures import contour_pictures, heat_pictures, step_strip
 from ..host.job import frame_ticks
 from .common import CATEGORY, CELL, TrajectorySocket, check_trajectory, checked, clip_mask, naming, resize_note, tell
+from .inputs import grow_input
 
 TITLE = "Cross-Attention Mask (BLADE)"
 CONTOURS, HEAT, STEPS = SHOWS = ("contours", "heat", "steps")
@@ -57,7 +58,7 @@ class CrossAttentionMask(io.ComfyNode):
                     "objects", default=0, min=0, max=99, tooltip="Keeps so many of each frame's largest connected things; 0 keeps all."
                 ),
                 io.Boolean.Input("fill_holes", default=False, tooltip="Fills what the mask encloses."),
-                io.Int.Input("grow", default=0, min=-256, max=256, tooltip="Widens the mask by so many pixels; negative values shrink it."),
+                grow_input(),
                 io.Float.Input(
                     "feather", default=0.0, min=0.0, max=64.0, step=0.5, tooltip="Softens the outline over about so many pixels."
                 ),

@@ -21,6 +21,7 @@ from ..video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, check_fps, c
 from ..video.source import Source
 from ..video.whole import Unwritable
 from .common import CATEGORY, FitSocket, checked, naming, place
+from .inputs import check_pictures, fps_input
 
 TITLE = "Save Video (BLADE)"
 GRAPH = (io.Hidden.prompt, io.Hidden.extra_pnginfo)  # what graph_of wants
@@ -106,12 +107,6 @@ def file_inputs(*forms: str) -> list[io.Input]:
     ]
 
 
-def fps_input() -> io.Input:
-    return io.Float.Input(
-        "fps", default=24.0, min=0.01, max=1000.0, step=0.001, tooltip="Frames a second: that of Encode Video or Load Video."
-    )
-
-
 def audio_input() -> io.Input:
     return io.Audio.Input("audio", optional=True, tooltip="Sound for the file; what lasts longer than the frames is cut.")
 
@@ -181,16 +176,3 @@ def own_frames(title: str, source: Source, stretch: Stretch) -> Iterator[np.ndar
     with naming(title, "fit"):
         yield from uncut(source, stretch, check_cancelled)
         raise ValueError("there are more frames than in the clip that this is the fit of. Connect the fit of the clip that was edited.")
-
-
-def check_pictures(frames: torch.Tensor) -> None:
-    """Raises ValueError for an IMAGE that is no clip of RGB frames: none, of another kind, or not finite."""
-    if frames.ndim != 4 or 0 in frames.shape:
-        raise ValueError(f"its shape is {list(frames.shape)}; give at least one frame, [frames, height, width, 3].")
-    if frames.shape[3] != 3:
-        raise ValueError(f"it has {frames.shape[3]} channels, but RGB has 3. Take the alpha off with Split Image with Alpha.")
-    for number, frame in enumerate(frames):  # one at a time: the whole clip's answer would be a quarter of its memory
-        if not torch.isfinite(frame.float()).all():
-            raise ValueError(
-                f"frame {number} holds values that are not finite (NaN or infinity). Make it again; if a VAE made it, start ComfyUI with --fp32-vae."
-            )
