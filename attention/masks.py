@@ -26,7 +26,7 @@ def otsu(counts: np.ndarray) -> int:
     step = np.arange(256)
     below, mass = np.cumsum(counts) / counts.sum(), np.cumsum(counts * step) / counts.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = np.nan_to_num((mass[-1] * below - mass) ** 2 / (below * (1 - below)), posinf=0)  # variance between the classes
+        between = np.nan_to_num((mass[-1] * below - mass) ** 2 / (below * (1 - below)))  # variance between the classes
     return int(between.argmax())
 
 
@@ -36,9 +36,9 @@ def half_height(counts: np.ndarray) -> float:
     Otsu's method separates object from background; the threshold is half way between the background's median and the object's
     plateau (its upper decile), since that is where the outline of something blurred lies. Otsu's own value, half way between the
     means, lies lower and gives masks too wide. Paper: by thresholding; the rule is ours."""
+    if not counts[1:].any():
+        return 0.0
     step, split = np.arange(256), otsu(counts)
-    if not counts[split + 1 :].any():
-        return split / 255
     return (quantile(counts * (step <= split), 0.5) + quantile(counts * (step > split), 0.9)) / 2 / 255
 
 
@@ -56,8 +56,7 @@ def inside(heat: Tensor, low: float, high: float = 0.0) -> Tensor:
     kept = []
     for frame in heat.numpy():
         _, labels = cv2.connectedComponents((frame > low).astype(np.uint8), connectivity=8)
-        seeds = np.unique(labels[frame > high])
-        kept.append(np.isin(labels, seeds[seeds > 0]))
+        kept.append(np.isin(labels, labels[frame > high]))
     return torch.from_numpy(np.stack(kept)).float()
 
 

@@ -1,3 +1,5 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -64,12 +66,34 @@ def test_each_rule_gives_the_heat_that_may_be_inside_and_the_heat_to_reach():
     assert find_thresholds(counts, OTSU) == (low, low)
     assert find_thresholds(counts, HYSTERESIS) == (low, high)
     assert find_thresholds(counts, FIXED, 0.3) == (0.3, 0.3)
+    assert find_thresholds(counts, FIXED) == (0, 0)
+
+
+def test_the_background_has_a_say_in_the_split_up_to_the_hottest_step():
+    counts = np.zeros(256, int)
+    counts[[0, 100, 255]] = 40, 30, 30
+    split_above_ground, split_below_top = 0.4 * 0.6 * (0 - 177.5) ** 2, 0.7 * 0.3 * (300 / 7 - 255) ** 2  # variance between the classes
+    assert otsu(counts) == (0 if split_above_ground > split_below_top else 100) == 100
+
+
+def test_a_clip_without_heat_has_a_threshold_of_zero_and_one_with_a_single_warm_pixel_does_not():
+    counts = np.zeros(256, int)
+    counts[0] = 100
+    assert half_height(counts) == 0
+    counts[1] = 1
+    assert half_height(counts) == 0.5 / 255
 
 
 def test_a_quantile_of_counts_is_that_of_the_values():
     values = np.random.default_rng(1).integers(0, 40, 57)
     for share in (0, 0.3, 0.5, 0.9, 1):
         assert np.isclose(quantile(np.bincount(values, minlength=256), share), np.quantile(values, share))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.95])
+def test_between_two_values_far_apart_a_quantile_is_on_the_line(share):
+    values = np.array([3, 10, 50, 51, 200])
+    assert quantile(np.bincount(values, minlength=256), share) == pytest.approx(np.quantile(values, share))
 
 
 def test_the_threshold_is_half_way_between_background_and_object_whatever_their_areas():
@@ -101,6 +125,14 @@ def test_hysteresis_keeps_whole_the_things_that_somewhere_reach_the_high_thresho
     heat[:, 4, 4] = 0.9
     assert torch.equal(inside(heat, 0.3, 0.7), box((2, 8, 2, 8)))
     assert torch.equal(inside(heat, 0.3), box((2, 8, 2, 8), (12, 20, 12, 20)))
+
+
+def test_a_thing_that_only_reaches_a_threshold_does_not_exceed_it():
+    heat = torch.zeros(1, 5, 9)
+    heat[0, 1, 1:4] = torch.tensor([0.25, 0.5, 0.75])
+    heat[0, 3, 5:8] = torch.tensor([0.25, 0.5, 0.625])
+    assert inside(heat, 0.25, 0.625).nonzero().tolist() == [[0, 1, 2], [0, 1, 3]]
+    assert inside(heat, 0.5).nonzero().tolist() == [[0, 1, 3], [0, 3, 7]]
 
 
 def test_hysteresis_judges_each_frame_by_itself():
@@ -135,6 +167,16 @@ def test_what_stays_keeps_its_soft_rim():
     assert kept[:, :8].sum() == 0
 
 
+def test_a_thing_is_what_lies_above_a_half_and_its_rim_one_pixel_around_it():
+    mask = torch.zeros(1, 24, 24)
+    mask[:, 2:9, 2:9] = 0.5
+    mask[:, 14:19, 14:19] = 0.4
+    mask[:, 16, 16] = 0.6
+    expected = torch.zeros_like(mask)
+    expected[:, 15:18, 15:18] = mask[:, 15:18, 15:18]
+    assert torch.equal(keep_largest(mask, 1), expected)
+
+
 def test_of_nothing_nothing_is_kept():
     assert keep_largest(box(), 2).sum() == 0
 
@@ -167,6 +209,24 @@ def test_filling_leaves_a_soft_rim_as_it_is():
     assert filled[0, 0, 0] == np.float32(0.3)
 
 
+def test_what_encloses_is_what_lies_above_a_half_and_it_stays_as_soft_as_it_was():
+    soft, faint = 0.6 * ring(12, 6), 0.5 * ring(12, 6)
+    hole = ring(6, -1) > 0
+    filled = fill_holes(soft)
+    assert (filled[hole] == 1).all()
+    assert torch.equal(filled[~hole], soft[~hole])
+    assert torch.equal(fill_holes(faint), faint)
+
+
+def test_growing_by_one_pixel_takes_the_four_neighbours():
+    mask = torch.zeros(1, 5, 5)
+    mask[0, 2, 2] = 1
+    cross = torch.tensor([[0.0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    assert torch.equal(grow_mask(mask, 1)[0, 1:4, 1:4], cross)
+    assert grow_mask(mask, 1).sum() == 5
+    assert torch.equal(grow_mask(grow_mask(mask, 1), -1), mask)
+
+
 def test_growing_a_pixel_gives_a_disc_and_shrinking_takes_it_back():
     mask = torch.zeros(1, 21, 21)
     mask[0, 10, 10] = 1
@@ -186,6 +246,14 @@ def test_feathering_softens_the_outline_and_keeps_the_area():
     assert torch.equal(feather(mask, 0), mask)
 
 
+def test_feathering_is_the_gaussians_integral_down_and_across():
+    places = np.arange(48) - 23.5
+    edge = torch.from_numpy((places > 0).astype(np.float32)).expand(1, 48, 48).contiguous()
+    expected = [0.5 * (1 + math.erf(place / (3 * math.sqrt(2)))) for place in places]
+    np.testing.assert_allclose(feather(edge, 3.0)[0, 10].numpy(), expected, atol=0.01)
+    np.testing.assert_allclose(feather(edge.mT.contiguous(), 3.0)[0, :, 10].numpy(), expected, atol=0.01)
+
+
 def test_feathering_does_not_fade_at_the_pictures_border():
     assert torch.allclose(feather(box((0, 24, 0, 24)), 3.0), torch.ones(1, 24, 24))
 
@@ -202,6 +270,13 @@ def test_a_latent_cell_is_edited_from_a_fifth_of_its_area():
     mask[0, :, :1] = 1  # an eighth of the first cell
     mask[0, :, 8:10] = 1  # a quarter of the second
     assert to_latent_mask(mask, 1, 2).tolist() == [[[[0.0, 1.0]]]]
+
+
+def test_a_share_that_is_just_covered_is_enough():
+    mask = torch.zeros(1, 8, 16)
+    mask[0, :, 8:10] = 1  # a quarter of the second cell
+    assert to_latent_mask(mask, 1, 2, 0.25).tolist() == [[[[0.0, 1.0]]]]
+    assert to_latent_mask(mask, 1, 2, 0.26).sum() == 0
 
 
 @pytest.mark.parametrize("pixels", [1.0, 4.0, 7.5])
@@ -223,6 +298,14 @@ def test_a_mask_fades_with_the_distance():
     assert (row[9:18].diff() < 0).all()
     assert row[13] == pytest.approx(0.5, abs=1e-6)
     assert (row[17:] == 0).all()
+
+
+def test_a_mask_fades_from_what_lies_above_a_half():
+    mask = torch.zeros(1, 1, 30)
+    mask[..., 4], mask[..., 20] = 0.6, 0.5
+    faded = fade_out(mask, 4.0)[0, 0]
+    assert faded[20] == 0.5 and faded[19] == faded[21] == 0
+    assert (faded[5:8].diff() < 0).all() and faded[4] == 1 and faded[5] > 0.8
 
 
 def test_a_thing_one_pixel_wide_stays_whole_and_a_soft_mask_at_least_as_it_was():
