@@ -188,7 +188,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def ui(session: nox.Session) -> None:
     environment = Environment(session)
-    environment.run("runner.ui", "--comfy", str(environment.comfy), *session.posargs)
+    environment.run("demo.ui", "--comfy", str(environment.comfy), *session.posargs)
 
 
 @nox.session

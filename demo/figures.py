@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from demo.base import TWIN_NAME
 from demo.check import find_object
 from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, caption, draw, finish, paint_ground, plain_scene, random_scene, random_thing
-from runner.host import TWIN_NAME
 from runner.in_process import import_comfy
 
 SEED = 880_000  # of all held-out scenes, as [SEED, stage, ...]; training's are single numbers below 10 000

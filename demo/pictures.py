@@ -1,7 +1,7 @@
 """Pictures that show an edit: the comparison clip, the contact sheet, and the thumbnails of the workflows.
 
 python -m demo.pictures out/demo [out/ui]   writes workflows/*.jpg, demo/result.jpg and demo/edited.mp4 from what `demo.run` left there, and, of the
-                                            graphs that it does not run, from the videos that they left in the base folder of `runner.ui` when run there
+                                            graphs that it does not run, from the videos that they left in the base folder of `demo.ui` when run there
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def newest(base: Path, graph: str) -> Path:
     """The video that a graph left when it last ran. Raises FileNotFoundError where it has not."""
     found = sorted((base / "output" / "video").glob(f"{graph}_*.mp4"))
     if not found:
-        raise FileNotFoundError(f"{base} holds no video of {graph}: run `python -m runner.ui --base {base}`, and there the graph.")
+        raise FileNotFoundError(f"{base} holds no video of {graph}: run `python -m demo.ui --base {base}`, and there the graph.")
     return found[-1]
 
 

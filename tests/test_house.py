@@ -14,6 +14,8 @@ from tests.package import packed
 
 ROOT = Path(__file__).resolve().parents[1]
 WALK = ("video", "inversion", "attention", "blending")  # the order in which data passes the rooms
+# Of the folders around the pack, those that each may not import.
+BENEATH = {"runner": {"demo", "benchmarks", "tools", "tests"}, "demo": {"benchmarks", "tools", "tests"}, "benchmarks": {"tools", "tests"}}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "latent_preview", "node_helpers", "server"}
 
 
@@ -143,13 +145,23 @@ def test_room_imports_none_later_on_the_walk_and_no_comfyui(room):
 
 def test_pack_imports_itself_relatively_only():
     """ComfyUI has modules of its own called `nodes`, `server`, `app`, and imports the pack under a name nobody knows."""
-    rooms = {"nodes", "host", "metrics", *WALK, "blade", "demo", "tests"}
+    rooms = {"nodes", "host", "metrics", *WALK, "blade", *BENEATH, "tools", "tests"}
     found = {
         str(path.relative_to(ROOT)): wrong
         for path in sources("nodes", "host", "metrics", *WALK)
         if (wrong := {name for name in imports(path) if name.split(".")[0] in rooms})
     }
     assert not found
+
+
+@pytest.mark.parametrize("folder", BENEATH)
+def test_folder_imports_none_that_stands_on_it(folder):
+    found = {
+        str(path.relative_to(ROOT)): wrong
+        for path in sources(folder)
+        if (wrong := {name for name in imports(path) if name.split(".")[0] in BENEATH[folder]})
+    }
+    assert sources(folder) and not found
 
 
 def test_pack_evaluates_no_text_and_starts_no_process():

@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-from runner.host import REPOSITORY, find_comfy
+from runner.fetch import find_comfy
+from runner.host import REPOSITORY
 
 TABLE = REPOSITORY / "docs" / "hosts.md"
 TESTS = {"tests/host": ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"], "tests/browser": []}  # and pytest's options
@@ -37,7 +38,7 @@ def main() -> None:
         "--page", type=Path, help="a folder into which comfyui-frontend-package was installed, instead of the environment's"
     )
     options = parser.parse_args()
-    comfy = find_comfy(REPOSITORY / ".cache")
+    comfy = find_comfy()
     environment, page = {**os.environ, "COMFYUI_PATH": str(comfy)}, version("comfyui-frontend-package")
     if options.page:
         page = next(iter(distributions(path=[str(options.page)]))).version

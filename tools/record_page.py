@@ -12,7 +12,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from runner.host import ComfyHost, add_placeholders, find_comfy, prepare_base
+from demo.base import add_placeholders, prepare_base
+from runner.fetch import find_comfy
+from runner.host import ComfyHost
 from runner.page import open_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -31,7 +33,7 @@ const done = arguments[arguments.length - 1];
 
 def main() -> None:
     used: set[str] = set()
-    with tempfile.TemporaryDirectory() as folder, ComfyHost(find_comfy(REPOSITORY / ".cache"), prepare_base(Path(folder))) as host:
+    with tempfile.TemporaryDirectory() as folder, ComfyHost(find_comfy(), prepare_base(Path(folder))) as host:
         add_placeholders(host.base)
         page = open_page(host.address)
         try:

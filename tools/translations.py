@@ -19,7 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.host import REPOSITORY, ComfyHost, find_comfy, prepare_base
+from demo.base import prepare_base
+from runner.fetch import find_comfy
+from runner.host import REPOSITORY, ComfyHost
 
 LOCALES = REPOSITORY / "locales"
 LANGUAGES = ("ja", "zh")
@@ -154,7 +156,7 @@ def ask_server() -> dict:
     """What a server of its own says of the pack's nodes."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        ComfyHost(find_comfy(REPOSITORY / ".cache"), prepare_base(Path(folder)), cpu=True) as host,
+        ComfyHost(find_comfy(), prepare_base(Path(folder)), cpu=True) as host,
     ):
         return host.object_info()
 

@@ -25,7 +25,7 @@ from benchmarks.quality import editing
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.editing import AS_GRAPHS, VARIANTS, kind_of
 from benchmarks.report import Kept, machine, merge
-from runner.host import CHECKPOINT_NAME
+from demo.base import CHECKPOINT_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 NEAR = 0.05  # of success

@@ -18,7 +18,7 @@ import torch
 from benchmarks.report import machine, merge
 from benchmarks.speed.long_clip import BATCH, EDIT, MIB, PLAIN_INVERSION, trace_prompt, trajectory_bytes
 from benchmarks.speed.step_cost import SD15Bench, Seconds, interleaved, quartiles, spelled, start_comfy
-from runner.host import CHECKPOINT_NAME, prepare_base
+from demo.base import CHECKPOINT_NAME, prepare_base
 
 STEPS = 3  # of each timed run: more change no ratio
 MOST_OF_STOCK = 1.05

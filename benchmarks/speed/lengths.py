@@ -15,8 +15,8 @@ from benchmarks.speed.blending_cost import SOURCE, TARGET
 from benchmarks.speed.long_clip import EDIT
 from benchmarks.speed.stages import STAGES, Stages
 from benchmarks.speed.step_cost import Seconds, interleaved, quartiles, spelled, start_comfy
+from demo.base import CHECKPOINT_NAME
 from demo.figures import Demo
-from runner.host import CHECKPOINT_NAME
 
 LENGTHS, QUICK_LENGTHS = (8, 32, 128), (8,)  # frames; a clip of 1,000 is the part `memory`
 STEPS = 2

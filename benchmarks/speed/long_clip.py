@@ -21,10 +21,11 @@ from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS, Edit
 from benchmarks.metrics.temporal import warp_error
 from benchmarks.pack import import_pack
 from benchmarks.report import machine, merge
+from demo.base import CHECKPOINT_NAME, prepare_base
 from demo.clips import read_mp4, write_mp4
 from demo.run import RunFailed
 from runner.graphs import with_defaults
-from runner.host import CHECKPOINT_NAME, ComfyHost, Outcome, prepare_base
+from runner.host import ComfyHost, Outcome
 
 MIB = 2**20
 EDIT: Edit = DEVELOPMENT_COLOUR_EDITS[0]

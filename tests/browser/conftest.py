@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.host import REPOSITORY, ComfyHost, add_placeholders, find_comfy, prepare_base
+from demo.base import add_placeholders, prepare_base
+from runner.fetch import find_comfy
+from runner.host import REPOSITORY, ComfyHost
 from runner.page import open_page
 from tests.browser.page import Page
 
@@ -26,7 +28,7 @@ def server(tmp_path_factory):
     add_placeholders(base)
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     other = os.environ.get("COMFYUI_PAGE")
-    with ComfyHost(find_comfy(REPOSITORY / ".cache"), base, cpu=True, page=Path(other) if other else None) as host:
+    with ComfyHost(find_comfy(), base, cpu=True, page=Path(other) if other else None) as host:
         yield host
 
 

@@ -9,7 +9,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from runner.host import CHECKPOINT_NAME, REPOSITORY, ComfyHost, find_comfy, prepare_base
+from demo.base import CHECKPOINT_NAME, prepare_base
+from runner.fetch import find_comfy
+from runner.host import REPOSITORY, ComfyHost
 from runner.in_process import import_comfy
 from tests.host.helpers import BOX, Studio, in_cells
 
@@ -17,7 +19,7 @@ from tests.host.helpers import BOX, Studio, in_cells
 @pytest.fixture(scope="session")
 def comfy_folder() -> Path:
     """COMFYUI_PATH, or the pinned download."""
-    return find_comfy(REPOSITORY / ".cache")
+    return find_comfy()
 
 
 @pytest.fixture(scope="session")

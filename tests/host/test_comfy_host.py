@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from runner.host import REPOSITORY, ComfyHost, HostError, prepare_base
+from demo.base import prepare_base
+from runner.host import REPOSITORY, ComfyHost, HostError
 
 STOCK = {
     "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "blade_demo.safetensors"}},

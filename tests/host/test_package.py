@@ -6,8 +6,9 @@ import urllib.request
 
 import pytest
 
+from demo.base import prepare_base
 from runner.graphs import to_prompt
-from runner.host import REPOSITORY, ComfyHost, prepare_base
+from runner.host import REPOSITORY, ComfyHost
 from tests.package import packed
 
 

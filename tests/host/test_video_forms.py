@@ -19,8 +19,9 @@ from blade.video.load import load_clip
 from blade.video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, save_video
 from blade.video.source import Film
 from demo import clips
+from demo.base import CHECKPOINT_NAME
 from runner.graphs import with_defaults
-from runner.host import CHECKPOINT_NAME, REPOSITORY
+from runner.host import REPOSITORY
 
 HEIGHT, WIDTH, RATE = 63, 94, 16000
 CLIP = "blade_red_circle"

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demo.base import PUBLISHED, TWIN_NAME, add_placeholders
 from demo.check import colour_in, find_object
 from demo.clips import read_mp4, truth
 from metrics.background import dilate
 from runner.graphs import to_prompt
-from runner.host import PUBLISHED, REPOSITORY, TWIN_NAME, add_placeholders
+from runner.host import REPOSITORY
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 NAMES = [file.stem for file in WORKFLOWS]
@@ -201,7 +202,7 @@ def test_nothing_that_an_artist_turns_in_a_mask_runs_a_model(server, graph):
     assert server.run(graph).error is None
     mask = node(graph, "BLADE_CrossAttentionMask")["inputs"]
     shown = [key for key, entry in graph.items() if entry["class_type"] == "BLADE_CrossAttentionMask"]
-    changes = ({"words": "circle, -grass"}, {"threshold": "otsu"}, {"smoothing": 2}, {"edges": False, "show": "steps"}, {"feather": 2.0})
+    changes = ({"words": "circle, -grass"}, {"threshold": "otsu"}, {"smoothing": 2}, {"edges": False, "show": "steps"}, {"blur": 2.0})
     for change in changes:
         mask.update(change)
         outcome = server.run(graph)

@@ -1,6 +1,6 @@
 """ComfyUI's own page with the pack, the demo checkpoint, the demo clips and the workflows, until Ctrl-C.
 
-    python -m runner.ui --comfy COMFY_FOLDER
+    python -m demo.ui --comfy COMFY_FOLDER
 
 The workflows are in the page's sidebar, under Workflows; saved ones and results stay in the base folder.
 """
@@ -11,7 +11,8 @@ import argparse
 import time
 from pathlib import Path
 
-from runner.host import REPOSITORY, ComfyHost, copy_if_new, prepare_base
+from demo.base import prepare_base
+from runner.host import REPOSITORY, ComfyHost, copy_if_new
 
 
 def main() -> None:
