@@ -20,23 +20,32 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from benchmarks.report import ROOT, merge
+
+EXAMPLES = 10_000, 500  # in all, and with --quick
 FILE = "tests/host/test_fuzz.py"
 WORKERS = 2
 LONGEST = 600  # characters of a failure that are told
 
 
-def run(out: Path, examples: int = 10_000) -> dict:
+def run_fuzz(comfy: Path, out: Path, quick: bool) -> bool:
+    """The keys `fuzz.*` of table.json; whether all ended as they should. comfy: the tests look for it themselves."""
+    found = run(out, EXAMPLES[quick])
+    merge(out / "table.json", {"fuzz": found})
+    return not found["unexpected"]
+
+
+def run(out: Path, examples: int) -> dict:
     """At least so many examples in all. Returns {"examples": how many ran, "unexpected": a sentence for each failure}, which fuzz.json holds too."""
     executed, unexpected = 0, list[str]()
-    tests = len(re.findall(r"^@given", (REPOSITORY / FILE).read_text(encoding="utf-8"), re.MULTILINE))
+    tests = len(re.findall(r"^@given", (ROOT / FILE).read_text(encoding="utf-8"), re.MULTILINE))
     while executed < examples and not unexpected:  # once more where a test has fewer different examples than it was asked for
         each = math.ceil((examples - executed) / tests / WORKERS)
         with ThreadPoolExecutor(WORKERS) as pool:
             rounds = list(pool.map(partial(one_round, each=each), [out / f"worker_{number}" for number in range(WORKERS)]))
         ran = sum(found for found, _ in rounds)
         executed += ran
-        unexpected += [failure for _, failures in rounds for failure in failures] or ([] if ran else [f"no example ran; see {out}"])
+        unexpected = [failure for _, failures in rounds for failure in failures] or ([] if ran else [f"no example ran; see {out}"])
     result = {"examples": executed, "unexpected": unexpected}
     (out / "fuzz.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return result
@@ -51,12 +60,10 @@ def one_round(out: Path, each: int) -> tuple[int, list[str]]:
     command = [sys.executable, "-m", "pytest", FILE, "-q", "--hypothesis-profile=faults", f"--junitxml={report.resolve()}"]
     told = os.environ | {"BLADE_FUZZ_EXAMPLES": str(each), "BLADE_FUZZ_COUNT": str(count.resolve())}
     with log.open("wb") as file:
-        code = subprocess.run(command, cwd=REPOSITORY, env=told, stdout=file, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, cwd=ROOT, env=told, stdout=file, stderr=subprocess.STDOUT).returncode
     executed = sum(json.loads(count.read_text(encoding="utf-8")).values()) if count.exists() else 0
     failures = failed(report) if report.exists() else []
-    if code and not failures:  # it did not come to its end: a crash, or an example that hung
-        failures = [f"pytest ended with {code}; see {log}"]
-    return executed, failures
+    return executed, failures or [f"pytest ended with {code}; see {log}"] * bool(code)  # a crash, or an example that hung
 
 
 def failed(report: Path) -> list[str]:
@@ -70,12 +77,10 @@ def failed(report: Path) -> list[str]:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--out", type=Path, default=Path("out/faults"), help="where the results go (default: out/faults)")
-    arguments.add_argument("--examples", type=int, default=10_000, help="how many examples in all, at least (default: 10,000)")
+    arguments.add_argument("--examples", type=int, default=EXAMPLES[0], help="how many examples in all, at least (default: 10,000)")
     options = arguments.parse_args()
     result = run(options.out, options.examples)
-    print(f"{result['examples']:,} examples, {len(result['unexpected'])} unexpected")
-    for sentence in result["unexpected"]:
-        print(f"  {sentence}")
+    print(f"{result['examples']:,} examples, {len(result['unexpected'])} unexpected", *result["unexpected"], sep="\n  ")
     return 2 if result["unexpected"] else 0
 
 

@@ -1,77 +1,60 @@
-"""Many edits with random settings on one server: memory stays flat, and the same settings give the same bits, however long the server has run."""
+"""Long use of one server: edits with random settings, and edits that are cancelled at random."""
 
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS
-from benchmarks.faults.graph import FaultHost, Node, graph, prepare
+from benchmarks.faults.cells import AFTERWARDS, AT_ONCE, Fresh
+from benchmarks.faults.graph import PROMPTS, FaultHost, graph, prepare
+from benchmarks.report import merge
 from runner.host import HostError
 
-MIB = 2**20
+CANCELLATIONS, EDITS = (60, 3), (200, 10)  # in all, and with --quick
+GROWTH = 0.1  # MiB an edit
 SETTINGS = 50  # different ones; each comes up again and again
 WARM_UP = 0.25  # share of the edits
-EDIT = DEVELOPMENT_COLOUR_EDITS[0]
-SOLVERS = ("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ipndm_v", "res_multistep", "uni_pc")
 
 
-def settings(number: int) -> dict[str, Node]:
-    """The prompt of one of the random settings, all but the checkpoint done anew whenever another one came before."""
-    draw = random.Random(number)
-    made = graph(number)
-    stretch = {"frame_count": draw.randint(1, 3), "longest_side": draw.choice((96, 128))}
-    for name in ("latent", "frames"):
-        made[name]["inputs"] |= stretch
-    made["temporal"]["inputs"] |= {
-        "next_frame": draw.random() < 0.3, "middle_frame": draw.random() < 0.3, "batch_frames": draw.randint(0, 3), "strength": draw.choice((1.0, 0.6)),
-    }  # fmt: skip
-    made["path"]["inputs"] |= {
-        "steps": draw.randint(2, 4), "storage": draw.choice(("memory", "mapped file")), "precision": draw.choice(("fp32", "fp16")),
-        "method": draw.choice(("DDIM", "predicted", "refined")),
-    }  # fmt: skip
-    made["edited"]["inputs"] |= {
-        "steps": made["path"]["inputs"]["steps"], "cfg": draw.choice((1.0, 7.5)), "sampler_name": draw.choice(SOLVERS),
-        "structure": draw.choice((0.0, 0.5)), "confine": draw.choice((0.0, 0.3)), "renoise": draw.choice((0.0, 0.5)), "seed": draw.randint(0, 9),
-        "consensus": draw.choice((0.0, 1.0)), "grow": draw.randint(0, 2), "feather": draw.choice((0.0, 2.0)),
-        "blend_until": draw.choice((1.0, 0.8)), "cfg_end": draw.choice((-1.0, 3.0)),
-    }  # fmt: skip
-    made["selected"]["inputs"] |= {"steps": made["path"]["inputs"]["steps"], "sampler_name": draw.choice(SOLVERS)}
-    if draw.random() < 0.7:
-        for name in ("saved path", "path to save"):
-            del made[name]
-    if draw.random() < 0.7:
-        for name in ("check", "digest of check", "checking"):
-            del made[name]
-    if draw.random() < 0.6:
-        del made["digest of second edit"]
-        for name in ("saved film", "film", "pasted", "digest of pasted", "decoded", "composite", "digest of composite"):
-            del made[name]
-    return made
+def settings(number: int) -> dict[str, dict]:
+    """The prompt of one of the random settings, all but the checkpoint done anew whenever another one came before. Of prompts.json: `drawn` holds
+    by node and input what is drawn from, or how often it is true; `left out` how often nodes are left out together."""
+    draw, made = random.Random(number), graph(number)
+    inputs = {name: part["inputs"] for name, part in made.items()}
+    for name, listed in PROMPTS["drawn"].items():
+        inputs[name] |= {key: draw.random() < of if isinstance(of, float) else draw.choice(of) for key, of in listed.items()}
+    inputs["frames"] |= {key: inputs["latent"][key] for key in PROMPTS["drawn"]["latent"]}
+    for name in ("edited", "selected"):
+        inputs[name]["steps"] = inputs["path"]["steps"]
+    left_out = {name for often, names in PROMPTS["left out"] if draw.random() < often for name in names}
+    return {name: part for name, part in made.items() if name not in left_out}
 
 
-def run_soak(comfy: Path, base: Path, edits: int, seed: int = 0) -> dict:
-    """Returns the edits, the growth of resident memory in MiB an edit after the warm-up (slope of a straight line), with its standard error, and
-    what did not come out as the first time. Raises HostError where an edit fails."""
-    base, order = prepare(base), random.Random(seed)
-    numbers = [number for _ in range(-(-edits // SETTINGS)) for number in order.sample(range(SETTINGS), SETTINGS)][:edits]
+def run_soak(comfy: Path, out: Path, quick: bool) -> bool:
+    """Memory stays flat, and the same settings give the same bits, however long the server has run: the keys `soak.*` of table.json, in which the
+    growth is that of resident memory after the warm-up (slope of a straight line), with its standard error. With `quick` it is told, and says
+    nothing yet. Raises HostError where an edit fails."""
+    base, order = prepare(out / "base_soak"), random.Random(0)
+    numbers = [number for _ in range(-(-EDITS[quick] // SETTINGS)) for number in order.sample(range(SETTINGS), SETTINGS)][: EDITS[quick]]
     resident, known, unlike = list[float](), dict[int, dict[str, str]](), list[str]()
-    with FaultHost(comfy, base, log=base / "soak.log", cpu=True) as host:
+    with FaultHost(comfy, base, "soak.log") as host:
         host.arm()
         for place, number in enumerate(numbers):
             ran = host.edit(settings(number))
             if ran.outcome.error:
                 raise HostError(f"soak: edit {place}, settings {number}: {ran.outcome.error}")
-            resident.append(ran.state["resident"] / MIB)
+            resident.append(ran.state["resident"] / 2**20)
             found = {**ran.digests, **ran.files}
             first = known.setdefault(number, found)
             unlike += [f"settings {number}, edit {place}: {name} differs" for name in first if first[name] != found.get(name)]
             print(f"edit {place + 1}: {resident[-1]:.1f} MiB", flush=True)
     steady = np.array(resident[int(WARM_UP * len(resident)) :])
     (slope, _), covariance = np.polyfit(np.arange(len(steady)), steady, 1, cov=True)
-    return {
+    figures = {
         "edits": len(resident),
         "different_settings": len(known),
         "mib_per_edit": round(float(slope), 4),
@@ -79,3 +62,32 @@ def run_soak(comfy: Path, base: Path, edits: int, seed: int = 0) -> dict:
         "resident_mib": [round(size, 1) for size in resident],
         "not_reproduced": unlike,
     }
+    merge(out / "table.json", {"soak": figures})
+    return not unlike and (quick or figures["mib_per_edit"] < GROWTH)
+
+
+def run_cancellations(comfy: Path, out: Path, quick: bool) -> bool:
+    """The page's cancel button at random moments, until enough edits were stopped by it; some have ended by then. After each the same prompt is run
+    again; every fifth time all of it anew. The keys `random_cancellations`, `late_cancellations` and `dirty_cancellations` of table.json."""
+    base, draw, count, stops, late, dirty = prepare(out / "base_cancellations"), random.Random(0), CANCELLATIONS[quick], 0, 0, list[str]()
+    with FaultHost(comfy, base, "cancellations.log") as host:
+        fresh = Fresh.of(host)
+        length = fresh.seconds
+        while stops < count and late <= 2 * count:  # where a cancellation stopped nothing, this would never end
+            nonce, moment, begin = stops + late + 1, draw.uniform(0, length), time.monotonic()
+            button = threading.Timer(moment, host.ask, ("/interrupt",), {"nothing": None})
+            button.start()
+            ran = host.edit(graph(nonce))
+            button.cancel()
+            button.join()
+            if ran.outcome.error:
+                stops, dirt = stops + 1, fresh.unlike(ran, AT_ONCE)
+            else:
+                late, dirt = late + 1, fresh.missed(ran)
+                length = time.monotonic() - begin  # a machine that had other work during the first edit is faster now
+            after = host.edit(graph(nonce if nonce % 5 else -nonce))
+            dirt += fresh.missed(after) + fresh.unlike(after, AFTERWARDS)
+            dirty += [f"{moment:.2f} s: {what}" for what in dirt]
+            print(f"cancelled at {moment:5.2f} s: {ran.outcome.error or 'finished':12} {dirt or 'clean'}", flush=True)
+    merge(out / "table.json", {"random_cancellations": stops, "late_cancellations": late, "dirty_cancellations": dirty})
+    return not dirty and stops >= count

@@ -5,13 +5,17 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.faults.cells import AT_ONCE, CANCEL, EXCEPTION, MEMORY, NAN, REFUSED, Fresh, in_one_server
-from benchmarks.faults.graph import FRAMES, FaultHost, cores_graph, graph, node, prepare
+from benchmarks.faults.graph import FRAMES, FaultHost, graph, prepare
 from runner.graphs import with_defaults
+
+
+def node(kind, **inputs):
+    return {"class_type": kind, "inputs": inputs}
 
 
 @pytest.fixture(scope="module")
 def host(comfy_folder, tmp_path_factory):
-    with FaultHost(comfy_folder, prepare(tmp_path_factory.mktemp("faults")), cpu=True) as host:
+    with FaultHost(comfy_folder, prepare(tmp_path_factory.mktemp("faults"))) as host:
         yield host
 
 
@@ -79,7 +83,7 @@ def test_what_a_refusal_advises_is_followed_by_no_warning_of_a_leak(host, nonces
     prompt["path"] = node("BLADE_DDIMInvert", model=["guided", 0], source=["words", 0], latent=["latent", 0], steps=2)
     prompt["saved path"] = node("BLADE_SaveTrajectory", trajectory=["path", 0], filename_prefix="faults/guided")
     host.arm()
-    assert host.run(with_defaults(cores_graph(next(nonces)), host.types)).error is None
+    assert host.run(with_defaults(graph(next(nonces), "core"), host.types)).error is None
     assert "Self-Attention Guidance looks at the whole clip at once" in host.run(with_defaults(prompt, host.types)).error
     prompt["temporal"]["inputs"]["batch_frames"] = FRAMES
     ran = host.edit(prompt)

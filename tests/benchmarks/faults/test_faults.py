@@ -1,10 +1,15 @@
 """What `nox -s faults` says of what it found."""
 
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 
-from benchmarks.faults.__main__ import CELLS, ending, markdown
-from benchmarks.faults.cells import AT_ONCE, IN_A_PROCESS_OF_ITS_OWN, STAGES, TENSOR_FAULTS, Fresh, name_of_a_part
-from benchmarks.faults.graph import Ran, graph
+from benchmarks.faults import soak
+from benchmarks.faults.__main__ import GOAL, ending, markdown
+from benchmarks.faults.cells import AT_ONCE, CELLS, IN_A_PROCESS_OF_ITS_OWN, REFUSED, STAGES, Fresh, name_of_a_part
+from benchmarks.faults.graph import EDIT, FRAMES, Ran, graph
 from benchmarks.faults.soak import SETTINGS, settings
 from runner.host import Outcome
 
@@ -17,14 +22,30 @@ def ran(error=None, state=STATE, digests=FRESH.digests, files=None):
 
 
 def test_there_are_more_cells_than_the_goal_asks_for():
-    tensor = sum(not place.endswith(".passing") for place in STAGES)
-    assert tensor * len(TENSOR_FAULTS) + len(STAGES) - tensor + sum(map(len, IN_A_PROCESS_OF_ITS_OWN.values())) > CELLS
+    assert len([place for place, kind in CELLS if kind != REFUSED]) > GOAL and len(CELLS) == len(set(CELLS))
     assert {place for places in IN_A_PROCESS_OF_ITS_OWN.values() for place in places} <= STAGES.keys()
 
 
 def test_every_stage_has_a_door_in_the_graph():
-    doors = {node["inputs"]["name"] for node in graph(0).values() if node["class_type"].startswith("Fault") and "name" in node["inputs"]}
+    doors = {node["inputs"]["name"] for node in graph(0).values() if node["class_type"] == "FaultDoor"}
     assert {place.split(".")[0] for place in STAGES} <= doors
+
+
+def test_the_prompts_tell_of_the_clip_that_is_edited():
+    made, core = graph(7), graph(7, "core")
+    texts = EDIT.clip.source_prompt, EDIT.target_prompt, ""
+    assert tuple(made[f"text of {name}"]["inputs"]["value"] for name in ("source", "target", "negative")) == texts
+    assert made["mask"]["inputs"]["words"] == made["edited"]["inputs"]["source_words"] == EDIT.source_words
+    assert made["edited"]["inputs"]["target_words"] == EDIT.target_words
+    assert core["words"]["inputs"]["text"] == EDIT.clip.source_prompt
+    assert {made[name]["inputs"]["frame_count"] for name in ("latent", "frames")} == {core["empty"]["inputs"]["batch_size"]} == {FRAMES}
+
+
+def test_another_number_changes_what_is_done_anew_and_nothing_else():
+    for name in ("edit", "core"):
+        one, other = graph(1, name), graph(2, name)
+        differing = {key for key in one if one[key] != other[key]}
+        assert differing == ({"anew"} if name == "core" else {"start", "text of source", "text of target", "text of negative"})
 
 
 @pytest.mark.parametrize(
@@ -90,3 +111,23 @@ def test_the_table_counts_only_the_cancellations_that_stopped_an_edit():
 )
 def test_a_cell_says_what_the_artist_gets(sentence, cell):
     assert ending(sentence) == cell
+
+
+@pytest.mark.parametrize(("quick", "digest", "met"), [(True, "same", True), (True, "other", False), (False, "same", False)])
+def test_with_quick_the_growth_of_memory_is_told_and_not_judged(monkeypatch, tmp_path, quick, digest, met):
+    """On a server whose memory grows by 1 MiB an edit, and whose second result of any settings is `digest`."""
+    edits = []
+
+    def edit(prompt):
+        edits.append(prompt)
+        held = digest if prompt in edits[:-1] else "same"
+        return ran(state=STATE | {"resident": len(edits) * 2**20}, digests={"digest of edited": held})
+
+    host = SimpleNamespace(arm=lambda: None, edit=edit)
+    monkeypatch.setattr(soak, "FaultHost", lambda *_: nullcontext(host))
+    monkeypatch.setattr(soak, "prepare", lambda base: base)
+    monkeypatch.setattr(soak, "SETTINGS", 5)
+    assert soak.run_soak(tmp_path, tmp_path, quick) == met
+    figures = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))["soak"]
+    assert figures["mib_per_edit"] == pytest.approx(1) and figures["edits"] == len(edits) == soak.EDITS[quick]
+    assert bool(figures["not_reproduced"]) == (digest == "other")
