@@ -60,7 +60,12 @@ class CrossAttentionMask(io.ComfyNode):
                 io.Boolean.Input("fill_holes", default=False, tooltip="Fills what the mask encloses."),
                 grow_input(),
                 io.Float.Input(
-                    "feather", default=0.0, min=0.0, max=64.0, step=0.5, tooltip="Softens the outline over about so many pixels."
+                    "blur",
+                    default=0.0,
+                    min=0.0,
+                    max=64.0,
+                    step=0.5,
+                    tooltip="Softens the outline by a Gaussian blur of this sigma, in pixels.",
                 ),
                 io.Combo.Input(
                     "matte_mode",
@@ -107,7 +112,7 @@ class CrossAttentionMask(io.ComfyNode):
         objects: int = 0,
         fill_holes: bool = False,
         grow: int = 0,
-        feather: float = 0.0,
+        blur: float = 0.0,
         matte_mode: str = LIMIT,
         show: str = CONTOURS,
         frames: torch.Tensor | None = None,
@@ -134,7 +139,7 @@ class CrossAttentionMask(io.ComfyNode):
                     raise ValueError(
                         "it is empty in every frame, and with matte_mode limit the mask stays inside it. Paint it, or set matte_mode to add or subtract."
                     )
-        rule = MaskRule(threshold, fixed_threshold, edges, smoothing, objects, fill_holes, grow, feather, matte_mode)
+        rule = MaskRule(threshold, fixed_threshold, edges, smoothing, objects, fill_holes, grow, blur, matte_mode)
         tick = frame_ticks(count * (edges + (smoothing > 0)) if frames is not None else 0)
         with naming(TITLE, "trajectory"):
             heat = record_heat(record, phrases, height, width)
