@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .heat import WordsHeat, histogram, spans
-from .masks import ADD, HALF_HEIGHT, LIMIT, feather, fill_holes, find_thresholds, grow_mask, inside, keep_largest, with_matte
+from .masks import ADD, HALF_HEIGHT, LIMIT, blur_mask, fill_holes, find_thresholds, grow_mask, inside, keep_largest, with_matte
 from .refine import Tick, along_motion, cut_along_edges
 
 
@@ -18,7 +18,7 @@ class MaskRule:
 
     threshold: one of masks.THRESHOLDS; fixed: its value for "fixed". edges: whether the outline follows edges of colours. smoothing: frames
     to either side that a frame agrees with. objects: how many of the largest connected things stay, 0 all. holes: whether to fill them.
-    grow, feather: pixels. matte: one of masks.MATTES, for the artist's matte."""
+    grow: pixels. blur: sigma in pixels. matte: one of masks.MATTES, for the artist's matte."""
 
     threshold: str = HALF_HEIGHT
     fixed: float = 0.3
@@ -27,7 +27,7 @@ class MaskRule:
     objects: int = 0
     holes: bool = False
     grow: int = 0
-    feather: float = 0.0
+    blur: float = 0.0
     matte: str = LIMIT
 
 
@@ -57,5 +57,5 @@ def draw_mask(
     if rule.holes:
         mask = fill_holes(mask)
     mask = 1 - mask if heat.all_but else mask
-    mask = feather(grow_mask(mask, rule.grow), rule.feather)
+    mask = blur_mask(grow_mask(mask, rule.grow), rule.blur)
     return mask if matte is None else with_matte(mask, matte, rule.matte), threshold

@@ -94,11 +94,11 @@ def grow_mask(mask: Tensor, pixels: int) -> Tensor:
     return torch.from_numpy(np.stack([operation(frame, disc) for frame in mask.numpy()]))
 
 
-def feather(mask: Tensor, pixels: float) -> Tensor:
-    """Softens the outline by a Gaussian of that standard deviation. [frames, height, width] in 0..1"""
-    if pixels == 0:
+def blur_mask(mask: Tensor, sigma: float) -> Tensor:
+    """Softens the outline by a Gaussian blur; sigma in pixels. [frames, height, width] in 0..1"""
+    if sigma == 0:
         return mask
-    blurred = [cv2.GaussianBlur(frame, (0, 0), pixels, borderType=cv2.BORDER_REPLICATE) for frame in mask.numpy()]
+    blurred = [cv2.GaussianBlur(frame, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) for frame in mask.numpy()]
     return torch.from_numpy(np.stack(blurred)).clamp_(0, 1)  # the Gaussian's weights sum to 1 only to rounding
 
 

@@ -7,7 +7,7 @@ import torch
 
 from blade.attention.draw import MaskRule, draw_mask
 from blade.attention.heat import WordsHeat, record_heat
-from blade.attention.masks import ADD, FIXED, HYSTERESIS, LIMIT, OTSU, SUBTRACT, feather, to_latent_mask
+from blade.attention.masks import ADD, FIXED, HYSTERESIS, LIMIT, OTSU, SUBTRACT, blur_mask, to_latent_mask
 from blade.attention.record import CrossAttentionRecord
 from blade.attention.words import Phrase, PromptWords, Word
 from demo.check import iou
@@ -131,13 +131,13 @@ def test_the_largest_things_stay_and_their_holes_are_filled():
     assert torch.equal(mask, square(10, 40, 10, 40))
 
 
-def test_growing_and_feathering_come_last():
+def test_growing_and_blurring_come_last():
     maps = square(20, 40, 20, 40)
     grown = draw_mask(heat_of(maps), replace(PLAIN, grow=4))[0]
     assert grown[0, 17, 30] == 1
     assert grown[0, 15, 30] == 0
-    soft = draw_mask(heat_of(maps), replace(PLAIN, grow=4, feather=2.0))[0]
-    assert torch.equal(soft, feather(grown, 2.0))
+    soft = draw_mask(heat_of(maps), replace(PLAIN, grow=4, blur=2.0))[0]
+    assert torch.equal(soft, blur_mask(grown, 2.0))
 
 
 TWO = square(10, 26, 10, 26) + square(40, 56, 40, 56, 0.5)  # the other thing, half as hot, is what the artist means

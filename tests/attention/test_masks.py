@@ -14,8 +14,8 @@ from blade.attention.masks import (
     LIMIT,
     OTSU,
     SUBTRACT,
+    blur_mask,
     fade_out,
-    feather,
     fill_holes,
     find_thresholds,
     grow_mask,
@@ -237,25 +237,25 @@ def test_growing_a_pixel_gives_a_disc_and_shrinking_takes_it_back():
     assert torch.equal(grow_mask(mask, 0), mask)
 
 
-def test_feathering_softens_the_outline_and_keeps_the_area():
+def test_blurring_softens_the_outline_and_keeps_the_area():
     mask = box((6, 18, 6, 18))
-    soft = feather(mask, 1.5)
+    soft = blur_mask(mask, 1.5)
     assert 0.4 < soft[0, 6, 12] < 0.7
     assert soft[0, 12, 12] > 0.99
     assert soft.sum() == pytest.approx(float(mask.sum()), rel=0.01)
-    assert torch.equal(feather(mask, 0), mask)
+    assert torch.equal(blur_mask(mask, 0), mask)
 
 
-def test_feathering_is_the_gaussians_integral_down_and_across():
+def test_blurring_is_the_gaussians_integral_down_and_across():
     places = np.arange(48) - 23.5
     edge = torch.from_numpy((places > 0).astype(np.float32)).expand(1, 48, 48).contiguous()
     expected = [0.5 * (1 + math.erf(place / (3 * math.sqrt(2)))) for place in places]
-    np.testing.assert_allclose(feather(edge, 3.0)[0, 10].numpy(), expected, atol=0.01)
-    np.testing.assert_allclose(feather(edge.mT.contiguous(), 3.0)[0, :, 10].numpy(), expected, atol=0.01)
+    np.testing.assert_allclose(blur_mask(edge, 3.0)[0, 10].numpy(), expected, atol=0.01)
+    np.testing.assert_allclose(blur_mask(edge.mT.contiguous(), 3.0)[0, :, 10].numpy(), expected, atol=0.01)
 
 
-def test_feathering_does_not_fade_at_the_pictures_border():
-    assert torch.allclose(feather(box((0, 24, 0, 24)), 3.0), torch.ones(1, 24, 24))
+def test_blurring_does_not_fade_at_the_pictures_border():
+    assert torch.allclose(blur_mask(box((0, 24, 0, 24)), 3.0), torch.ones(1, 24, 24))
 
 
 def test_a_matte_limits_adds_or_subtracts():
@@ -317,8 +317,8 @@ def test_a_thing_one_pixel_wide_stays_whole_and_a_soft_mask_at_least_as_it_was()
 
 
 @pytest.mark.parametrize("pixels", [1.0, 6.0, 20.0])
-def test_a_feathered_mask_stays_within_its_range(pixels):
+def test_a_blurred_mask_stays_within_its_range(pixels):
     mask = torch.zeros(1, 64, 64)
     mask[:, 10:, 5:] = 1
-    softened = feather(mask, pixels)
+    softened = blur_mask(mask, pixels)
     assert (float(softened.min()) >= 0, float(softened.max()) <= 1) == (True, True)
