@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from blade.attention.masks import fade_out, grow_mask
 from blade.blending.composite import ALPHA, METHODS, POISSON, colour_shift, composite, poisson, window
 from demo.scenes import Thing, render_clip
 
@@ -138,7 +139,46 @@ def test_a_ring_of_hardly_any_pixels_corrects_hardly_anything():
     mask = np.ones((16, 16), np.float32)
     assert (colour_shift(source, edited, mask) == 0).all()
     mask[0, 0] = 0
-    assert 0 < colour_shift(source, edited, mask).max() < 0.05
+    found = colour_shift(source, edited, mask)
+    left = 0.2 - float(found[0, 0, 0])
+    weight = (1 - (left / (1.4826 * left + 1e-4) / 4.685) ** 2) ** 2  # Tukey's, of a pixel whose error is the median of all
+    np.testing.assert_allclose(found, 0.2 * weight / (weight + 8), rtol=1e-4)  # one pixel against the eight that say "no shift"
+
+
+def test_the_colours_are_compared_up_to_32_pixels_from_the_mask():
+    rng, mask = np.random.default_rng(0), np.zeros((4, 60), np.float32)
+    mask[:, :10] = 0.001  # above 0 is where the edit shows
+    source, edited = (rng.normal(0.5, 0.05, (4, 60, 3)).astype(np.float32) for _ in range(2))
+    before = colour_shift(source, edited, mask)
+    for columns, has_a_say in ((np.s_[:10], False), (np.s_[10:11], True), (np.s_[41:42], True), (np.s_[42:], False)):
+        other = source.copy()
+        other[:, columns] += 0.05
+        assert np.array_equal(colour_shift(other, edited, mask), before) != has_a_say
+
+
+def test_the_plane_ends_at_the_rings_own_extremes():
+    """Far from a ring that slopes, the plane would go on rising."""
+    source = np.zeros((40, 90, 3), np.float32)
+    source[:] = np.linspace(0, 0.3, 90, dtype=np.float32)[None, :, None]
+    mask = np.zeros((40, 90), np.float32)
+    mask[:, 34:] = 1  # the ring is columns 2 to 33, the object all to the right of them
+    found = colour_shift(source, np.zeros_like(source), mask)
+    np.testing.assert_allclose(found[:, 2:34], source[:, 2:34], atol=2e-3)
+    np.testing.assert_allclose(found[:, 34:], found[0, 33, 0], atol=1e-6)
+    np.testing.assert_allclose(found[:, :2], found[0, 2, 0], atol=1e-6)
+
+
+def test_left_to_itself_the_mask_grows_by_two_pixels_and_fades_over_four_and_the_whole_shift_goes(scene):
+    source, edited, mask = scene
+    edited = shifted(edited)
+    for one, other in zip(composite(source, edited, mask), composite(source, edited, mask, 2, 4.0, 1.0, ALPHA), strict=True):
+        assert same_bits(one, other)
+
+
+def test_the_used_mask_is_the_grown_one_faded_out(scene):
+    source, edited, mask = scene
+    _, used = composite(source, edited, mask, grow=3, feather=5.0)
+    assert torch.equal(used, fade_out(grow_mask(mask, 3), 5.0))
 
 
 def test_poisson_carries_the_ground_into_the_object(scene):

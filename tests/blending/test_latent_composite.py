@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from blade.attention.masks import grow_mask
 from blade.blending.latent_composite import composite_latents
 
 CELLS, SIDE = 8, 64
@@ -88,3 +89,24 @@ def test_one_mask_serves_all_frames(clip):
     source, latents, mask, _ = clip
     one = composite_latents(latents, source, mask[:1], encode, decode)
     assert torch.equal(one, composite_latents(latents, source, mask[:1].expand(2, -1, -1), encode, decode))
+
+
+def test_a_round_adds_what_the_target_has_more_than_what_was_decoded(clip):
+    source, latents, _, _ = clip
+    mask = torch.zeros(2, SIDE, SIDE)
+    mask[:, 17:40, 24:48] = 1  # of whole cells but for the rows at its top
+    goal = encode(torch.lerp(source, decode(latents), grow_mask(mask, 3)[..., None]))
+    once = latents + goal - encode(decode(latents))
+    room = torch.zeros_like(latents, dtype=torch.bool)
+    room[:, :, 1:6, 2:7] = True
+    first = torch.where(room, once, latents)
+    torch.testing.assert_close(composite_latents(latents, source, mask, encode, decode, 3, 1, 1), first)
+    second = torch.where(room, first + goal - encode(decode(first)), latents)
+    torch.testing.assert_close(composite_latents(latents, source, mask, encode, decode, 3, 1, 2), second)
+
+
+def test_left_to_itself_the_mask_grows_by_two_pixels_and_a_cell_more_is_mended_in_two_rounds(clip):
+    source, latents, mask, _ = clip
+    found = composite_latents(latents, source, mask, encode, decode)
+    assert torch.equal(found, composite_latents(latents, source, mask, encode, decode, 2, 1, 2))
+    assert not torch.equal(found, composite_latents(latents, source, mask, encode, decode, 3, 1, 2))

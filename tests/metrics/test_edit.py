@@ -1,12 +1,32 @@
 """The figures of an edit on clips whose background, motion and colours are known exactly."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from benchmarks.metrics.temporal import colour_flicker, warp_error
-from blade.metrics.edit import PER_FRAME, PER_STEP, measure
+from blade.metrics import edit_chart
+from blade.metrics.chart import draw_frames, draw_psnr, new_figure
+from blade.metrics.edit import (
+    CHANGED,
+    CHANGED_SHARE,
+    FIVE,
+    FLICKER,
+    FLICKER_SOURCE,
+    MASK_SHARE,
+    PER_FRAME,
+    PER_STEP,
+    PSNR,
+    WARP,
+    WARP_SOURCE,
+    EditFigures,
+    measure,
+)
+from blade.metrics.edit import (
+    GROUND as PIXELS,
+)
 from blade.metrics.edit_chart import plot
 
 FRAMES, HEIGHT, WIDTH = 4, 48, 64
@@ -147,3 +167,152 @@ def test_the_chart_shows_its_curves_and_leaves_matplotlib_s_state_alone():
     assert one.dtype == np.uint8 and one.shape == other.shape == (640, 1280, 3)
     assert (one != other)[:320].any()  # the upper row is the background's
     assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_a_figure_is_told_in_words_beside_the_sources():
+    """Small figures with two digits, from a hundred on whole ones."""
+    found = EditFigures(7, (HEIGHT, WIDTH))
+    found.add({PSNR: 41.26, FIVE: 43.04, PIXELS: 3000, CHANGED: 1234, CHANGED_SHARE: 1234 / 3000, MASK_SHARE: 0.1234})
+    found.add({PSNR: 45.26, FIVE: 45.04, PIXELS: 1000, CHANGED: 2, CHANGED_SHARE: 2 / 1000, MASK_SHARE: 0.3234})
+    found.add({WARP: 2.5e-3, WARP_SOURCE: 0.1, FLICKER: 99.994e-5, FLICKER_SOURCE: 1234e-5})
+    assert found.rows() == [
+        ("background PSNR", "43.3 dB"),
+        ("in FiVE's convention", "44.0 dB"),
+        ("changed there", "1,236 px (30.9%)"),
+        ("mask", "22.3% of the frame"),
+        ("warp error, e-3", "2.50 (source 100)"),
+        ("colour flicker, e-5", "99.99 (source 1,234)"),
+    ]
+    assert found.text() == "\n".join(f"{label}: {value}" for label, value in found.rows())
+
+
+def test_what_cannot_be_judged_is_a_dash():
+    found = EditFigures(7)
+    found.add({PSNR: None, FIVE: None, PIXELS: 0, CHANGED: None, CHANGED_SHARE: None, MASK_SHARE: 1.0})
+    assert [value for _, value in found.rows()] == ["-", "-", "-", "100.0% of the frame", "-", "-"]
+    assert found.notes() == [
+        "No background in 1 of 1 frames: the mask, grown by 7 px, covers all.",
+        "One frame has no next one: nothing is said of warp error and flicker.",
+    ]
+    found.add({WARP: 0.25, WARP_SOURCE: None, FLICKER: None, FLICKER_SOURCE: 0.25})
+    assert [value for _, value in found.rows()][4:] == ["-", "-"]
+
+
+def test_figures_are_written_with_six_digits_and_counts_whole():
+    found = EditFigures(7, (3, 5))
+    found.add({PSNR: 41.23456789, FIVE: 40.0, PIXELS: 12345678, CHANGED: 0, CHANGED_SHARE: 0.0, MASK_SHARE: 1 / 3})
+    tree = json.loads(found.as_json())
+    assert (tree["height_px"], tree["width_px"]) == (3, 5)
+    assert tree["per_frame"][PSNR] == [41.2346] and tree["per_frame"][PIXELS] == [12345678] and tree["per_frame"][MASK_SHARE] == [0.333333]
+    assert tree["summary"][PSNR] == 41.2346 and tree["summary"][WARP] is None
+    assert "NaN" not in found.as_json() and found.as_json().splitlines()[1] == ' "frames": 1,'
+
+
+def test_a_background_without_a_changed_pixel_and_a_mask_of_just_a_half():
+    found = figures(masks=np.where(MASKS > 0, 0.5, 0.0))
+    assert found.summary()[CHANGED_SHARE] == 0
+    assert found.per_frame[MASK_SHARE] == [0] * FRAMES
+    assert found.per_step[WARP] == [None] * (FRAMES - 1)
+
+
+# The chart
+
+
+@pytest.fixture
+def chart(monkeypatch):
+    """The figure of an edit's chart, before it becomes a picture: its axes by their titles."""
+
+    def of(found):
+        kept = []
+        monkeypatch.setattr(edit_chart, "drawn", kept.append)
+        plot(found)
+        return kept[0], {axes.get_title(): axes for axes in kept[0].axes}
+
+    return of
+
+
+GROUNDS, CHANGES, SIZES = "background against the source", "background pixels that changed", "size of the mask"
+WARPS, FLICKERS = "warp error inside the mask", "colour flicker inside the mask"
+
+
+def curves(axes):
+    return {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axes.lines}
+
+
+def test_the_chart_draws_each_figure_in_its_unit_by_frame_or_by_step(chart):
+    edited = np.clip(CLIP + 40 * np.random.default_rng(1).standard_normal((FRAMES, 1, 1, 3)), 0, 255).astype(np.uint8)
+    found = figures(edited=edited)
+    figure, axes = chart(found)
+    assert list(axes) == ["the whole clip", GROUNDS, CHANGES, SIZES, WARPS, FLICKERS]
+    frames, steps = [0, 1, 2, 3], [1, 2, 3]
+    assert curves(axes[GROUNDS]) == {
+        "its pixels alone": (frames, found.per_frame[PSNR]),
+        "FiVE's convention": (frames, found.per_frame[FIVE]),
+    }
+    for title, key, scale in ((CHANGES, CHANGED_SHARE, 100), (SIZES, MASK_SHARE, 100)):
+        ((shown, values),) = curves(axes[title]).values()
+        assert shown == frames and values == pytest.approx([scale * value for value in found.per_frame[key]])
+    for title, keys, scale in ((WARPS, (WARP, WARP_SOURCE), 1e3), (FLICKERS, (FLICKER, FLICKER_SOURCE), 1e5)):
+        for label, key in zip(("edited", "source"), keys, strict=True):
+            shown, values = curves(axes[title])[label]
+            assert shown == steps and values == pytest.approx([scale * value for value in found.per_step[key]])
+        assert axes[title].get_xlabel() == "frame, compared with the one before"
+    assert figure.get_suptitle() == f"4 frames of {WIDTH}x{HEIGHT}; the background is what lies more than 8 px outside the mask"
+
+
+def test_the_charts_axes_leave_room_for_zero_and_for_the_legend(chart):
+    found = figures()
+    _, axes = chart(found)
+    assert axes[GROUNDS].get_ylim() == pytest.approx((94, 108.4))  # 100 dB in the middle of 12, and a fifth more
+    assert axes[CHANGES].get_ylim() == pytest.approx((-0.005, 0.135))  # 0.1 % at least
+    top = 100 * 16 * 16 / (HEIGHT * WIDTH)
+    assert axes[SIZES].get_ylim() == pytest.approx((-0.05 * top, 1.35 * top))
+    assert all(axes[title].get_xlim() == (-0.5, 3.5) for title in (GROUNDS, CHANGES, SIZES, WARPS, FLICKERS))
+    assert [text.get_text() for text in axes[WARPS].get_legend().get_texts()] == ["source", "edited"]
+    assert axes[SIZES].get_legend() is None
+    colours = {line.get_label(): line.get_color() for title in (GROUNDS, WARPS) for line in axes[title].lines}
+    assert len({colours[label] for label in ("its pixels alone", "edited", "source")}) == 3
+
+
+def test_the_chart_says_where_there_is_nothing_to_judge(chart):
+    figure, axes = chart(figures(CLIP[:1], CLIP[:1], np.ones((1, HEIGHT, WIDTH))))
+    said = {title: [text.get_text() for text in part.texts] for title, part in axes.items()}
+    for title in (GROUNDS, CHANGES, WARPS, FLICKERS):
+        assert said[title] == ["nothing to judge"] and not len(axes[title].get_yticks())
+    assert said[SIZES] == [] and len(axes[SIZES].get_yticks())
+    assert axes[SIZES].get_xlim() == (-0.5, 1.5)  # room for two frames at least
+    assert figure.get_suptitle().startswith("1 frame of ")
+
+
+def test_the_charts_words_are_the_summary_in_lines_that_do_not_touch(chart):
+    found = figures(CLIP[:1], CLIP[:1], np.ones((1, HEIGHT, WIDTH)))
+    figure, axes = chart(found)
+    words = axes["the whole clip"]
+    *rows, notes = words.texts
+    assert [(one.get_text(), other.get_text()) for one, other in zip(rows[::2], rows[1::2], strict=True)] == found.rows()
+    assert notes.get_text().replace("\n", " ") == " ".join(found.notes())
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in (*rows, notes)]
+    inside = words.get_window_extent()
+    assert all(box.x0 >= inside.x0 - 1 and box.x1 <= inside.x1 + 1 and box.y0 >= inside.y0 - 1 and box.y1 <= inside.y1 for box in boxes)
+    lefts = [*boxes[:-1:2], boxes[-1]]
+    assert all(above.y0 >= below.y1 for above, below in pairwise(lefts))
+    assert all(label.x1 < value.x0 for label, value in zip(boxes[:-1:2], boxes[1:-1:2], strict=True))
+
+
+@pytest.mark.parametrize(("values", "low", "high"), [([30, 34], 26, 38), ([20, 50], 19, 51), ([np.nan, 40], 34, 46)])
+def test_a_psnr_has_ten_decibels_and_a_margin_of_one(values, low, high):
+    axes = new_figure(400, 300).subplots()
+    draw_psnr(axes, {"one": values})
+    assert axes.get_ylim() == pytest.approx((low, high))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("frame", "PSNR, dB")
+
+
+def test_frames_have_a_dot_each_as_long_as_they_can_be_told_apart_and_whole_numbers_below():
+    axes = new_figure(400, 300).subplots()
+    draw_frames(axes, {"few": np.zeros(64), "many": np.zeros(65)}, first=5)
+    few, many = axes.lines
+    assert (few.get_marker(), many.get_marker()) == ("o", "None")
+    assert few.get_xdata()[[0, -1]].tolist() == [5, 68]
+    axes.set_xlim(0, 2)
+    assert all(tick == round(tick) for tick in axes.get_xticks())
