@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .record import CrossAttentionRecord, LevelMaps, Maps, clear, pick_columns, signal_share
+from ..inversion.coordinates import EPS, Coordinates
+from .record import CrossAttentionRecord, LevelMaps, Maps, clear, pick_columns
 from .words import Phrase, PromptWords, means_all_but
 
 SPAN = 32  # frames whose heat is looked at together at pixel size: a whole long clip's would not fit
@@ -110,7 +111,9 @@ def record_heat(record: CrossAttentionRecord, phrases: Sequence[Phrase], height:
     same levels; where nothing was spread, of every level's. Levels count by their share of signal."""
     heat = WordsHeat(phrases, height, width)
     levels = [
-        (signal_share(sigma), maps) for sigma, maps in zip(record.sigmas, record.levels, strict=True) if clear(sigma) or not record.spread
+        (record.share(sigma), maps)
+        for sigma, maps in zip(record.sigmas, record.levels, strict=True)
+        if clear(sigma, record.coordinates) or not record.spread
     ]
     if record.spread:
         heat.add(record.words, record.spread, 1.0)
@@ -130,9 +133,9 @@ def level_heat(record: CrossAttentionRecord, level: int, phrases: Sequence[Phras
     return heat
 
 
-def add_level(heat: WordsHeat, words: PromptWords, found: LevelMaps) -> None:
+def add_level(heat: WordsHeat, words: PromptWords, found: LevelMaps, coordinates: Coordinates = EPS) -> None:
     """Adds what a recorder saw at a level, spread where it was, by the level's share of signal."""
-    heat.add(words, {**found.maps, **(found.spread or {})}, signal_share(found.sigma))
+    heat.add(words, {**found.maps, **(found.spread or {})}, coordinates.share(found.sigma))
 
 
 def normalise(heat: Tensor, scale: tuple[float, float]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .heat import SPAN, WordsHeat, add_level, histogram, spans
 from .masks import ADD, fade_out, grow_mask, half_height, inside, to_latent_mask, with_matte
-from .record import MapRecorder, signal_share
+from .record import MapRecorder
 
 Cells = tuple[int, int]
 
@@ -28,13 +28,27 @@ class StepMask(ABC):
     """One mask a step, on the latent grid.
 
     grow: pixels. widen: pixels more at the first step (`widened`). soft: pixels over which it fades out (masks.fade_out). Pixels are
-    looked at a span of frames at a time, so a long clip's masks take no more memory than its cells."""
+    looked at a span of frames at a time, so a long clip's masks take no more memory than its cells.
+
+    recorder: what collects the maps of words that draw it; None where none do."""
+
+    recorder: MapRecorder | None = None
 
     def __init__(self, frames: int, steps: int, latent_size: Cells, grow: int = 0, widen: int = 0, soft: float = 0.0):
         self.frames, self.steps, self.latent_size = frames, steps, latent_size
         self.grow, self.widen, self.soft = grow, widen, soft
         self.wider = 0  # set by each step
         self.cells = torch.empty(0)
+
+    @property
+    @abstractmethod
+    def still(self) -> bool:
+        """Whether it is known not to move, so that it says nothing of how the object in it does."""
+
+    @property
+    def unseen(self) -> bool:
+        """Whether words of the target prompt were to widen it, and the model has shown none of their maps."""
+        return False
 
     @abstractmethod
     def outline(self, frames: slice) -> Tensor:
@@ -74,11 +88,19 @@ class FixedMask(StepMask):
         super().__init__(len(mask), steps, latent_size, grow, widen, soft)
         self.mask = mask
 
+    @property
+    def still(self) -> bool:
+        return stands_still(self.mask)
+
     def outline(self, frames: slice) -> Tensor:
         return self.mask[frames]
 
     def at_step(self, step: int) -> Tensor:
         return super().at_step(step) if self.widen or not len(self.cells) else self.cells
+
+
+def stands_still(mask: Tensor) -> bool:
+    return torch.equal(mask, mask[:1].expand_as(mask))
 
 
 class MaskHeat:
@@ -123,10 +145,18 @@ class OnlineMask(StepMask):
         super().__init__(len(source), len(sigmas) - 1, latent_size, grow, widen, soft)
         self.source, self.recorder, self.target, self.sigmas = source, recorder, target, sigmas
         self.matte, self.matte_mode = matte, matte_mode
-        self.whole_weight = sum(signal_share(float(sigma)) for sigma in sigmas[:-1])
+        self.whole_weight = sum(recorder.coordinates.share(float(sigma)) for sigma in sigmas[:-1])
         self.seen = False  # whether the model has shown any of the target's maps
         self.heat_of_step: Tensor | None = None  # of a clip of one span, while a step's mask is drawn
         self.threshold = self.find_threshold()
+
+    @property
+    def still(self) -> bool:
+        return isinstance(self.source, MaskHeat) and stands_still(self.source.mask)
+
+    @property
+    def unseen(self) -> bool:
+        return bool(self.target.phrases) and not self.seen
 
     def find_threshold(self) -> float:
         """Of the heat so far; what a matte keeps out has no say."""
@@ -143,7 +173,7 @@ class OnlineMask(StepMask):
         found = self.recorder.finish()
         self.seen |= found is not None
         if found and self.target.phrases:
-            add_level(self.target, self.recorder.words, found)
+            add_level(self.target, self.recorder.words, found, self.recorder.coordinates)
             self.threshold = self.find_threshold()
         cells = super().at_step(step)
         self.heat_of_step = None  # it need not wait in memory while the model runs

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..inversion.coordinates import EPS, Coordinates
 from .words import PromptWords
 
 Size = tuple[int, int]
@@ -65,17 +66,10 @@ def spread_maps(q: Tensor, k: Tensor, heads: int, maps: Tensor) -> Tensor:
     return out
 
 
-def signal_share(sigma: float) -> float:
-    """How much a noise level's maps count: the signal's share of the variance, alpha_bar = 1 / (1 + sigma^2).
-
-    Paper: masks are "noise-aware"; the weighting is ours, after FreeMask's finding that maps at high noise are poor."""
-    return 1 / (1 + sigma**2)
-
-
-def clear(sigma: float) -> bool:
+def clear(sigma: float, coordinates: Coordinates = EPS) -> bool:
     """Whether a level is among those with little noise, a fifth of SD's, at which maps are spread: there cells know best what belongs together,
     and at all levels it would cost five times as much and gain nothing."""
-    return signal_share(sigma) >= 0.8
+    return coordinates.share(sigma) >= 0.8
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ class CrossAttentionRecord:
     """Maps of a prompt's tokens along a run. One entry a noise level: sigma, and per resolution a tensor
     [frames, tokens, h, w] fp16, averaged over heads and layers. Tokens are in the order of `words.columns`.
 
-    spread: the mean over the clear levels of LevelMaps.spread, each level by its signal_share. [frames, tokens, h, w] fp32"""
+    spread: the mean over the clear levels of LevelMaps.spread, each level by its `share`. [frames, tokens, h, w] fp32. coordinates: of the model that ran."""
 
     words: PromptWords
     sigmas: list[float] = field(default_factory=list)
@@ -103,6 +97,13 @@ class CrossAttentionRecord:
     stores: Maps = field(default_factory=dict)
     spread: Maps = field(default_factory=dict)
     spread_weights: dict[Size, float] = field(default_factory=dict)
+    coordinates: Coordinates = EPS
+
+    def share(self, sigma: float) -> float:
+        """How much a noise level's maps count: the signal's share of the variance.
+
+        Paper: masks are "noise-aware"; the weighting is ours, after FreeMask's finding that maps at high noise are poor."""
+        return self.coordinates.share(sigma)
 
     def add(self, found: LevelMaps, levels: int, empty: Callable[[tuple[int, ...], torch.dtype], Tensor]) -> None:
         """Keeps a level's maps, one of `levels` in all, in a tensor for each resolution that `empty(shape, dtype)` makes."""
@@ -114,9 +115,9 @@ class CrossAttentionRecord:
         self.levels.append({size: self.stores[size][level] for size in found.maps})
         self.sigmas.append(found.sigma)
         for size, tokens in (found.spread or {}).items():
-            self.spread_weights[size] = self.spread_weights.get(size, 0.0) + signal_share(found.sigma)
+            self.spread_weights[size] = self.spread_weights.get(size, 0.0) + self.share(found.sigma)
             mean = self.spread.setdefault(size, tokens.new_zeros(tokens.shape, dtype=torch.float32))
-            mean.lerp_(tokens.float(), signal_share(found.sigma) / self.spread_weights[size])
+            mean.lerp_(tokens.float(), self.share(found.sigma) / self.spread_weights[size])
 
     def pick(self, level: int, columns: tuple[int, ...]) -> Maps:
         """Maps of some columns at one level, summed over them: per resolution [frames, h, w] fp32."""
@@ -142,7 +143,7 @@ class CrossAttentionRecord:
         return tensors, {"sigmas": self.sigmas, "levels": held, "words": self.words.describe()}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], description: Any) -> CrossAttentionRecord:
+    def from_tensors(cls, tensors: dict[str, Tensor], description: Any, coordinates: Coordinates = EPS) -> CrossAttentionRecord:
         """What `to_tensors` gave, as a record over the same tensors. Raises ValueError where it does not fit together."""
         try:
             sigmas, held = [float(sigma) for sigma in description["sigmas"]], dict(description["levels"])
@@ -155,7 +156,7 @@ class CrossAttentionRecord:
         of_levels = {name for name in tensors if not name.startswith(SPREAD)}
         if held.keys() != of_levels:
             raise ValueError(f"its record has maps of {sorted(of_levels)}, but should have {sorted(held)}")
-        record = cls(words, sigmas, [{} for _ in sigmas])
+        record = cls(words, sigmas, [{} for _ in sigmas], coordinates=coordinates)
         for name, maps in tensors.items():
             frames = next(iter(tensors.values())).shape[1:2]
             if (
@@ -195,8 +196,8 @@ class MapRecorder:
 
     Calls may come from several threads with tensors of several devices, though not at once."""
 
-    def __init__(self, words: PromptWords, sizes: frozenset[Size], frames: int):
-        self.words, self.sizes, self.frames = words, sizes, frames
+    def __init__(self, words: PromptWords, sizes: frozenset[Size], frames: int, coordinates: Coordinates = EPS):
+        self.words, self.sizes, self.frames, self.coordinates = words, sizes, frames, coordinates
         self.sigma: float | None = None
         self.forget()
 
@@ -223,7 +224,7 @@ class MapRecorder:
     def look(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
         """The self-attention that the next `add` may spread its maps along. Arguments as there; kept until then."""
         self.before.pop(threading.get_ident(), None)
-        if self.watches(q, size, sigma) and clear(sigma) and q.shape == k.shape and self.spreads_at(size):
+        if self.watches(q, size, sigma) and clear(sigma, self.coordinates) and q.shape == k.shape and self.spreads_at(size):
             self.before[threading.get_ident()] = size, tuple(clip), q, k, heads
 
     def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
@@ -238,7 +239,7 @@ class MapRecorder:
         maps = token_maps(q, k, heads, copies + torch.tensor(columns, device=q.device))
         rows = torch.tensor(clip, device=q.device)
         self.sum_up(False, size, rows, maps)
-        if clear(sigma) and self.spreads_at(size):
+        if clear(sigma, self.coordinates) and self.spreads_at(size):
             spread = before is not None and before[:2] == (size, tuple(clip))
             self.sum_up(True, size, rows, spread_maps(*before[2:], maps) if spread and before else maps)
         layers = self.layers.setdefault(size, maps.new_zeros(self.frames))

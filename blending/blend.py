@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..inversion.coordinates import EPS, Coordinates
 from ..inversion.ddim import check_finite
 
-CALLS_PER_STEP = {
+SOLVERS = {
     "euler": 1,
     "heun": 2,
     "dpm_2": 2,
@@ -23,16 +24,16 @@ CALLS_PER_STEP = {
     "uni_pc": 1,
     "uni_pc_bh2": 1,
 }
-"""Solvers that are deterministic and ask for the model this often a step (once in a step that ends at sigma 0).
-The first call of a step is at the step's own sigma."""
+"""Deterministic solvers, with about how often they ask the model in a step: for the time that is left, nothing else depends on it."""
+SAME = 1e-4  # relative: solvers that count in log-SNR give a level back by so much otherwise
 FEW_STEP = ("lcm", "lightning", "hyper", "turbo", "tcd")
 
 
 def check_solver(name: str) -> None:
     """Raises ValueError for a solver that cannot ride a deterministic trajectory, with those that can."""
-    if name in CALLS_PER_STEP:
+    if name in SOLVERS:
         return
-    listed = ", ".join(CALLS_PER_STEP)
+    listed = ", ".join(SOLVERS)
     if any(kind in str(name).lower() for kind in FEW_STEP):
         raise ValueError(
             f"sampler_name is {name!r}. Few-step sampling (LCM, Lightning, Hyper, Turbo) throws new noise in at every step, or jumps so far that the "
@@ -49,7 +50,8 @@ class BlendedModel:
 
     model(x, sigma * ones, **extra_args) -> denoised, [frames, channels, h, w]. background(sigma) is the trajectory's latent at
     exactly that sigma, on x's device. mask(step) gives the mask of one step, [frames or 1, 1, h, w] in 0..1, asked once
-    per step and frozen for the solver's further calls in it. agree(denoised, sigma) changes what the model has drawn before it is
+    per step, in order, and frozen for the solver's further calls in it. A call belongs to the step that leaves from its sigma or passes it, whatever
+    the solver. agree(denoised, sigma) changes what the model has drawn before it is
     blended (blending.consensus).
 
     Paper: the latents blended in are those of the inversion. The wrapper form is ours: it puts foreground and background on
@@ -62,24 +64,19 @@ class BlendedModel:
         sigmas: Tensor,
         background: Callable[[Tensor], Tensor],
         mask: Callable[[int], Tensor],
-        calls_per_step: int,
         agree: Callable[[Tensor, float], Tensor] | None = None,
     ):
         self.model, self.sigmas, self.background, self.mask_at = model, sigmas.clone(), background, mask
-        self.agree = agree
-        self.calls_per_step, self.step, self.calls_left = calls_per_step, -1, 0
-        self.mask = self.mask_at(0)
+        self.agree, self.levels = agree, sigmas.tolist()
+        self.step, self.mask = 0, self.mask_at(0)
 
     def __getattr__(self, name: str):
         return getattr(self.model, name)  # solvers look through to inner_model
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args) -> Tensor:
-        if self.calls_left == 0:
-            self.step += 1
-            self.calls_left = 1 if self.sigmas[self.step + 1] == 0 else self.calls_per_step
-            self.mask = (self.mask_at(self.step) if self.step else self.mask).to(x)
-        self.calls_left -= 1
         level = sigma.flatten()[0]
+        self.arrive(float(level))
+        self.mask = self.mask.to(x)
         behind = self.background(level).to(x)
         denoised = self.model(blend(x, behind, self.mask), sigma, **extra_args)
         check_finite(denoised, float(level), self.step + 1, len(self.sigmas) - 1)
@@ -87,6 +84,12 @@ class BlendedModel:
             denoised = self.agree(denoised, float(level))
         # Where the mask is soft, the input and the last blend mix already: mixing here too would leave the edit's share squared.
         return blend(denoised, self.denoised_behind(level, behind), (self.mask > 0).to(x))
+
+    def arrive(self, sigma: float) -> None:
+        """Goes on to the step to which a sigma belongs; never back."""
+        while self.step + 2 < len(self.levels) and sigma <= self.levels[self.step + 1] * (1 + SAME):
+            self.step += 1
+            self.mask = self.mask_at(self.step)
 
     def denoised_behind(self, sigma: Tensor, behind: Tensor) -> Tensor:
         """The denoised value that leads a solver along the trajectory: D = x - sigma * dx/dsigma, with the slope
@@ -99,13 +102,15 @@ class BlendedModel:
         return behind - sigma * (behind - next_behind) / (sigma - following)
 
 
-def foreground_start(inverted: Tensor, clip: Tensor, sigma: Tensor, noise: Tensor, amount: Tensor) -> Tensor:
+def foreground_start(
+    inverted: Tensor, clip: Tensor, sigma: Tensor, noise: Tensor, amount: Tensor, coordinates: Coordinates = EPS
+) -> Tensor:
     """Where the edit begins: the inverted latent, the clip under fresh noise, or a mixture that keeps the noise's variance.
 
     inverted, clip, noise: [frames, channels, h, w], noise of unit variance; amount: [frames or 1, 1, h, w], 0 the inverted latent (to the bit),
     1 fresh noise, which forgets what the inverted noise remembers of the old object. Paper silent; fresh noise is blended latent diffusion's."""
-    remembered = (inverted - clip) / sigma
-    mixed = clip + sigma * ((1 - amount).sqrt() * remembered + amount.sqrt() * noise)
+    remembered = coordinates.noise_of(inverted, clip, sigma)
+    mixed = coordinates.noised(clip, (1 - amount).sqrt() * remembered + amount.sqrt() * noise, sigma)
     return torch.where(amount > 0, mixed, inverted)
 
 
@@ -124,7 +129,6 @@ def sample_blended(
     disable: bool | None = None,
     *,
     solver: Callable[..., Tensor],
-    calls_per_step: int,
     background: Callable[[Tensor], Tensor],
     mask: Callable[[int], Tensor],
     agree: Callable[[Tensor, float], Tensor] | None = None,
@@ -134,7 +138,7 @@ def sample_blended(
     Arguments before the star are those of every k-diffusion sampler. x is where the inside begins; outside the first mask the background
     does. The solver gets its own copy of x and of the sigmas, since some write into theirs. The last blend uses the last step's mask.
     Raises ValueError where the model gives no numbers."""
-    blended = BlendedModel(model, sigmas, background, mask, calls_per_step, agree)
+    blended = BlendedModel(model, sigmas, background, mask, agree)
     x = blend(x, background(sigmas[0]).to(x), blended.mask.to(x))
     x = solver(blended, x, sigmas.clone(), extra_args=extra_args or {}, callback=callback, disable=disable)
     return blend(x, background(sigmas[-1]).to(x), blended.mask.to(x))

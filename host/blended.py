@@ -14,13 +14,14 @@ from einops import rearrange
 from torch import Tensor
 
 from ..attention.record import MapRecorder
-from ..blending.blend import CALLS_PER_STEP, foreground_start, sample_blended
+from ..blending.blend import foreground_start, sample_blended
 from ..blending.layers import Layers
 from ..inversion.trajectory import Trajectory
-from .attention import DIFFUSION_MODEL, Cond, attention_wrapper, confining, recording
+from .attention import DIFFUSION_MODEL, confining, recording
 from .conditioning import check_asked
-from .frames import CONFINE, STRUCTURE, WATCH, frame_batches
-from .frames import KEY as FRAMES
+from .families import family_of_network
+from .frames import frame_batches
+from .layers import CONFINE, FRAMES, STRUCTURE, WATCH, Cond, Size
 from .sampling import conds_where, solver_function
 from .structure import asking_the_source, source_conds
 from .words import KEY as WORDS
@@ -53,7 +54,7 @@ class HearingPlaces:
         """places: for each edit [frames or 1, 1, h, w], above 0 where it is seen; None: it is heard everywhere."""
         self.places, self.known = list(places), {}
 
-    def heard(self, edit: int, clip: tuple[int, ...], size: tuple[int, int]) -> Tensor | None:
+    def heard(self, edit: int, clip: tuple[int, ...], size: Size) -> Tensor | None:
         """As `confining` asks: bool [frames, height * width] on the device of the places, or None where all cells hear."""
         place, asked = self.places[edit], (edit, clip, size)
         if place is not None and asked not in self.known:
@@ -95,18 +96,21 @@ def blended_function(
 
     def function(model, x, sigmas, extra_args, callback, disable):
         prompts = prompts_of(model, edits)
-        options, unet = extra_args["model_options"], model.inner_model.inner_model.diffusion_model
+        options, network = extra_args["model_options"], model.inner_model.inner_model.diffusion_model
+        family = family_of_network(network)
         places, levels = HearingPlaces(), sigmas.tolist()
         if FRAMES not in options["transformer_options"].get("wrappers", {}).get(CALC_COND_BATCH, {}):
-            options = with_wrapper(options, CALC_COND_BATCH, FRAMES, frame_batches(), first=True)
+            options = with_wrapper(options, CALC_COND_BATCH, FRAMES, frame_batches(family), first=True)
         for number, (edit, conds) in enumerate(zip(edits, prompts, strict=True)):
             if edit.recorder is not None:
                 known = {name for cond, name in conds if cond.get(WORDS) == edit.recorder.words}
-                shown = attention_wrapper(unet, **recording(edit.recorder, known))
+                shown = family.attention_wrapper(network, **recording(edit.recorder, known))
                 options = with_wrapper(options, DIFFUSION_MODEL, f"blade_record_{number}", shown)
             if edit.confine < math.inf:
-                confined = confining(partial(places.heard, number), {name for _, name in conds})
-                options = with_wrapper(options, DIFFUSION_MODEL, f"{CONFINE}_{number}", attention_wrapper(unet, cross_attention=confined))
+                confined = family.attention_wrapper(
+                    network, cross_attention=confining(partial(places.heard, number), {name for _, name in conds})
+                )
+                options = with_wrapper(options, DIFFUSION_MODEL, f"{CONFINE}_{number}", confined)
 
         def behind(sigma: Tensor) -> Tensor:
             return trajectory.at(sigma).to(x)
@@ -114,7 +118,7 @@ def blended_function(
         if source is not None and any(edit.structure < math.inf for edit in edits):
             calc, handlers = asking_the_source(source_conds(model, source, x), behind, lambda sigma: kept_structure(layers, edits, sigma))
             options = with_wrapper(options, CALC_COND_BATCH, STRUCTURE, calc)
-            options = with_wrapper(options, DIFFUSION_MODEL, STRUCTURE, attention_wrapper(unet, **handlers))
+            options = with_wrapper(options, DIFFUSION_MODEL, STRUCTURE, family.attention_wrapper(network, **handlers))
         if watch is not None:
             options = {**options, "transformer_options": {**options["transformer_options"], WATCH: watch}}
         own_masks = [[cond.get("mask") for cond, _ in conds] for conds in prompts]
@@ -131,7 +135,7 @@ def blended_function(
         start = behind(level)
         if renoised.any():
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-            start = foreground_start(start, behind(torch.zeros_like(level)), level, noise, renoised)
+            start = foreground_start(start, behind(torch.zeros_like(level)), level, noise, renoised, trajectory.coordinates)
         return sample_blended(
             model,
             start,
@@ -140,7 +144,6 @@ def blended_function(
             callback and in_a_grid(callback, len(sigmas) - 1),
             disable,
             solver=solver_function(solver),
-            calls_per_step=CALLS_PER_STEP[solver],
             background=behind,
             mask=lambda step: mask_of(step) if step else first,
             agree=layers.agree,

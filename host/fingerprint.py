@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -12,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-TEMPORAL = "blade_temporal"  # in transformer_options: how temporal attention was set
-# Small, and in every U-Net; the samples of older trajectory files end here.
-ENDS = ("time_embed.2.bias", "out.0.weight", "out.0.bias", "out.2.bias")
-BLOCKS = re.compile(r"\.transformer_blocks\..*\.(to_[qkv]|to_out\.0|net\.0\.proj|net\.2)\.weight$")  # what LoRAs are merged into
+from .families import family_of
+from .layers import TEMPORAL
+
 VALUES = 2048  # of all these weights together, at least
 SCALES = ("scale_weight", "weight_scale")  # beside a weight that means nothing without it
 PRECISIONS = {
@@ -36,20 +34,20 @@ FEW, SOME = 0.005, 0.08
 
 
 def weights_sample(model) -> Tensor:
-    """Some of the U-Net's own weights, without LoRAs, in the precision that they are used in: ENDS, then a run from the middle of each weight of
-    BLOCKS, where a LoRA that was merged into a checkpoint's file shows.
+    """Some of a MODEL's own weights, without LoRAs, in the precision that they are used in: its family's `ends`, then a run from the middle of each of
+    its `blocks`, where a LoRA that was merged into a checkpoint's file shows.
 
     [n] fp32 on the CPU, a few KB; NaN where a weight cannot be read (quantized, or not in memory), empty where none can."""
-    prefix = "diffusion_model."
+    family, prefix = family_of(model), "diffusion_model."
     held = {name.removeprefix(prefix): kept[0] for name, kept in model.get_key_patches(prefix).items()}
-    if not held.keys() >= set(ENDS):  # another pack's loader names its weights otherwise
+    if not family.ends or not held.keys() >= set(family.ends):  # another pack's loader names its weights otherwise
         return torch.empty(0)
-    blocks = sorted(filter(BLOCKS.search, held))
+    blocks = sorted(filter(family.blocks.search, held))
     run, used_in = -(-VALUES // max(1, len(blocks))), model.model_dtype() or torch.float32
     parts = []
-    for name in (*ENDS, *blocks):
+    for name in (*family.ends, *blocks):
         weight = held[name][0] if isinstance(held[name], tuple) else held[name]
-        count = weight.shape.numel() if name in ENDS else run
+        count = weight.shape.numel() if name in family.ends else run
         values = torch.full((count,), torch.nan)
         scaled = any(f"{name.rpartition('.')[0]}.{scale}" in held for scale in SCALES)
         if type(weight) in (Tensor, Parameter) and weight.is_floating_point() and not (weight.is_meta or scaled):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -15,57 +13,23 @@ import torch
 from torch import Tensor
 
 from ..attention.temporal import CarriedKeys, FrameBatch, KeyFrames, plan_batches
-from .fingerprint import TEMPORAL
+from .families import family_of
+from .families.family import Family
+from .layers import EFFECTS, FRAMES, WATCH, FramePass
 from .leaks import collected_after_errors
 
-KEY = "blade_frames"
-WATCH = "blade_watch"  # in transformer_options: is told how many frames have passed, and which of EFFECTS were wanted and had
-CONFINE, STRUCTURE = "blade_confine", "blade_structure"
-EFFECTS = {TEMPORAL: "Temporal-Spatial Attention", CONFINE: "confine", STRUCTURE: "structure"}  # by what our wrappers' keys begin with
 DIFFUSION_MODEL = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
 AUTOMATIC_MOST = 16  # frames: a bound that does not depend on the free memory keeps the memory of long clips the same
 SELF = KeyFrames(("self",))
 
 
-@dataclass(frozen=True)
-class FramePass:
-    """What a patch inside the model can know of the rows before it. clip: the place of each row's frame in the clip. size: height and width
-    of the whole latent, of which a row may show a part (an area, a tile)."""
-
-    batch: FrameBatch
-    clip: tuple[int, ...]
-    size: tuple[int, ...]
-    model_sampling: Any
-    carried: CarriedKeys
-    turns: Counter = field(default_factory=Counter)
-    ran: set[int] = field(default_factory=set)  # the U-Net's output blocks that have run
-    effects: set[str] = field(default_factory=set)  # those of EFFECTS that found a layer to work on
-
-    def turn(self, layer: Hashable, conds: list[Hashable]) -> int:
-        """How often in this batch the layer has already seen these conds: more than once where another pack passes the frame in tiles."""
-        turn = self.turns[layer, conds[0]]
-        self.turns[layer, conds[0]] += 1
-        return turn
-
-    def note_block(self, h: Tensor, skipped: Tensor, options: dict) -> tuple[Tensor, Tensor]:
-        """A patch of the output blocks that changes nothing."""
-        self.ran.add(options["block"][1])
-        return h, skipped
-
-    def check_ran(self, inner) -> None:
-        """Raises ValueError where something else than the whole U-Net has answered."""
-        if len(self.ran) < len(inner.diffusion_model.output_blocks):
-            raise ValueError(
-                "another pack's patch answers in the model's place, from a cache (as EasyCache and TeaCache do) or by a network of its own. What it "
-                "holds is of other frames or of another prompt. Take that patch off the model."
-            )
-
-
-def frame_pass(options: dict, rows: int) -> FramePass | None:
-    """The pass that a batch of so many rows belongs to; None where something else has called the model, or has changed its batch."""
-    found = options.get(KEY)
-    conds = len(options.get("cond_or_uncond", [0]))
-    return found if found is not None and rows == conds * len(found.clip) else None
+def check_answered(passing: FramePass, inner) -> None:
+    """Raises ValueError where something else than the whole network has answered for a batch."""
+    if not passing.family.ran_whole(inner.diffusion_model, passing.ran):
+        raise ValueError(
+            "another pack's patch answers in the model's place, from a cache (as EasyCache and TeaCache do) or by a network of its own. What it "
+            "holds is of other frames or of another prompt. Take that patch off the model."
+        )
 
 
 def hindered(lacking: str) -> str:
@@ -86,17 +50,12 @@ def refuse_for_batches(options: dict, frames: int, size: int) -> None:
             )
 
 
-def note_effect(options: dict, name: str) -> None:
-    """One of EFFECTS has found a layer to work on, or has nothing to do in this call."""
-    if KEY in options:
-        options[KEY].effects.add(name)
-
-
-def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
+def frame_batches(family: Family, keys: KeyFrames = SELF, size: int = 0) -> Callable:
     """A CALC_COND_BATCH wrapper through which the frames of a clip pass in batches of `size` (0: automatic, from free memory and at most 16).
 
     Under every sampler, with whatever conds, areas, hooks and ControlNets: the batches are made where core has not yet laid out conds and
-    uncond, around AnimateDiff-style windows' own. keys: what temporal attention will ask for, so that it is carried along."""
+    uncond, around AnimateDiff-style windows' own. keys: what temporal attention will ask for, so that it is carried along. A family whose frames
+    are no rows passes them at once."""
 
     told: set[str] = set()
 
@@ -105,11 +64,12 @@ def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
         options = model_options.get("transformer_options", {})
         keys_of_ours = [str(key) for key in options.get("wrappers", {}).get(DIFFUSION_MODEL, ())]
         wanted = {name for name in EFFECTS if any(key.startswith(name) for key in keys_of_ours)}
-        frames, window = len(x), clip_places(model_options, len(x))
+        frames, coupled = family.frames_of(x), family.frame_axis != 0
+        window = clip_places(model_options, frames, family.frame_axis)
         order = sorted(range(frames), key=window.__getitem__)
         # A ControlNet's hints are of the whole clip, also in core's windows. AnimateDiff's tell Advanced-ControlNet of their rows themselves.
         hinted = window if "context_window" in options else tuple(range(frames))
-        whole = bool(options.get("ad_params"))  # a motion module wants its window whole
+        whole = coupled or bool(options.get("ad_params"))  # a motion module wants its window whole
         batches = plan_batches(frames, keys, frames if whole else size or automatic_size(inner, conds, x))
         if len(batches) > 1:
             refuse_for_batches(options, frames, size)
@@ -121,19 +81,17 @@ def frame_batches(keys: KeyFrames = SELF, size: int = 0) -> Callable:
             comfy.model_management.throw_exception_if_processing_interrupted()
             rows = [order[frame] for frame in batch.frames]
             hints = [hinted[row] for row in rows]
-            if rows == hints == list(range(frames)):
+            if coupled or rows == hints == list(range(frames)):
                 part = (conds, x, timestep)
             else:
                 part = (rows_of_all_conds(conds, rows, hints, max(hinted) + 1), rows_of(x, rows), repeated_rows(timestep, rows))
-            passing = FramePass(batch, tuple(window[row] for row in rows), tuple(x.shape[-2:]), inner.model_sampling, carried)
-            patches = options.get("patches", {})
-            patches = {**patches, "output_block_patch": [*patches.get("output_block_patch", ()), passing.note_block]}
-            batch_options = {**options, KEY: passing, "patches": patches}
+            passing = FramePass(batch, tuple(window[row] for row in rows), tuple(x.shape[-2:]), inner.model_sampling, family, carried)
+            batch_options = family.watched({**options, FRAMES: passing}, passing.ran)
             if len(batches) > 1:  # as AnimateDiff-Evolved tells of its windows: IPAdapter takes its frames' embeddings by sub_idxs
                 batch_options["ad_params"] = {"sub_idxs": rows, "full_length": frames}
             outputs = executor(inner, *part, {**model_options, "transformer_options": batch_options})
             if len(batches) > 1:
-                passing.check_ran(inner)
+                check_answered(passing, inner)
             if batch.pilot:
                 continue
             if WATCH in options:
@@ -163,39 +121,40 @@ def with_frame_batches(model, keys: KeyFrames = SELF, size: int = 0):
 
     model = model.clone()
     kinds = comfy.patcher_extension.WrappersMP
-    for kind, wrapper in ((kinds.CALC_COND_BATCH, frame_batches(keys, size)), (kinds.PREPARE_SAMPLING, prepare_sampling)):
-        model.remove_wrappers_with_key(kind, KEY)
-        model.add_wrapper_with_key(kind, KEY, wrapper)
+    for kind, wrapper in ((kinds.CALC_COND_BATCH, frame_batches(family_of(model), keys, size)), (kinds.PREPARE_SAMPLING, prepare_sampling)):
+        model.remove_wrappers_with_key(kind, FRAMES)
+        model.add_wrapper_with_key(kind, FRAMES, wrapper)
     return model
 
 
 def in_frame_batches(model):
     """The MODEL, or, where nothing makes batches of its frames yet, a clone that does so by itself."""
-    made = model.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, KEY)
+    made = model.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, FRAMES)
     return model if made else with_frame_batches(model)
 
 
-def clip_places(model_options: dict, rows: int) -> tuple[int, ...]:
-    """The place in the clip of the frame that each row shows: as a context window says (core's, or AnimateDiff-Evolved's), else simply its number.
+def clip_places(model_options: dict, frames: int, axis: int = 0) -> tuple[int, ...]:
+    """The place in the clip of each frame of a call: as a context window says (core's, or AnimateDiff-Evolved's), else simply its number. axis: along which
+    frames lie.
 
     Raises ValueError for a window of core's that does not say it."""
     options = model_options.get("transformer_options", {})
     window = options.get("context_window")
     if window is None:
         places = (options.get("ad_params") or {}).get("sub_idxs")
-        return tuple(places) if places is not None and len(places) == rows else tuple(range(rows))
-    if getattr(window, "dim", 0):
+        return tuple(places) if places is not None and len(places) == frames else tuple(range(frames))
+    if getattr(window, "dim", 0) != axis:
         raise ValueError(
-            f"Context Windows cuts the pictures, along dimension {window.dim}, and not the clip into frames. Set its dim to 0, or take it off the model: "
+            f"Context Windows cuts the pictures, along dimension {window.dim}, and not the clip into frames. Set its dim to {axis}, or take it off the model: "
             "BLADE passes the frames of long clips in batches by itself."
         )
     places = list(window.index_list)
     anchor = getattr(window, "causal_anchor_index", None)
     if anchor is not None and anchor >= 0:  # since 0.21: the frame before the window goes ahead, and core drops what comes of it
         places.insert(0, anchor)
-    if len(places) != rows:
+    if len(places) != frames:
         raise ValueError(
-            f"a context window of another pack passes {rows} frames, but names {len(places)}: masks would land on the wrong ones. Take it off the model: "
+            f"a context window of another pack passes {frames} frames, but names {len(places)}: masks would land on the wrong ones. Take it off the model: "
             "BLADE passes the frames of long clips in batches by itself."
         )
     for row in getattr(model_options.get("context_handler"), "latent_retain_index_list", ()):

@@ -15,7 +15,9 @@ import comfy.model_management
 import comfy.utils
 import psutil
 
-from .frames import WATCH, hindered
+from .families import family_of
+from .frames import hindered
+from .layers import WATCH
 
 KEY_FRAMES = 60  # frames that are read before the first that is wanted, as most cameras write clips that can be sought in
 TOLD_EVERY = 0.1  # seconds: a server that passes on each of a thousand frames a second has time for nothing else
@@ -54,7 +56,8 @@ class Job:
     def check(self) -> None:
         """Raises ValueError, with what would fit, where memory does not hold the latents or the device not one frame."""
         give_back()
-        frames, width, height = self.shape[0], 8 * self.shape[-1], 8 * self.shape[-2]
+        family, frames = family_of(self.model), self.shape[0]
+        height, width = family.grid.pixels(self.shape)
         free, needed = free_memory(), self.working + self.kept * self.in_memory
         if needed > free:
             most = int(frames * free / needed)
@@ -67,7 +70,7 @@ class Job:
                 f"the latents of {frames} frames take {gib(needed)} of memory, and {gib(free)} are free. Use at most {most} frames."
             )
         device = comfy.model_management.get_torch_device()
-        frame, room = self.model.model.memory_required([1, *self.shape[1:]]), comfy.model_management.get_total_memory(device)
+        frame, room = self.model.model.memory_required(family.least(self.shape)), comfy.model_management.get_total_memory(device)
         if frame > room:
             side = int(max(width, height) * math.sqrt(room / frame)) // 64 * 64
             raise ValueError(

@@ -10,46 +10,21 @@ import comfy.utils
 import latent_preview
 import numpy as np
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 from torch import Tensor
 
 from ..attention.words import PromptWords
-from .attention import Cond
+from .families import family_of
+from .families.family import Family
+from .layers import Cond
 from .words import KEY
 
 
-def unet_family(model) -> str:
-    """ "eps" or "v". Raises ValueError for a MODEL that is no image U-Net predicting either."""
-    inner = model.model
-    unet = model.get_model_object("diffusion_model")
-    unet = getattr(unet, "_orig_mod", unet)  # within torch.compile's
-    if not isinstance(unet, UNetModel):
-        raise ValueError(
-            f"the model is a {type(inner).__name__} ({type(unet).__name__}), not a U-Net. Load an SD1.5, SD2.x or SDXL checkpoint: flow and transformer models have no DDIM trajectory."
-        )
-    channels, latent = unet.in_channels, inner.latent_format.latent_channels
-    if channels != latent:
-        raise ValueError(
-            f"the model takes {channels} channels instead of {latent}, as inpainting checkpoints do. Load the ordinary checkpoint."
-        )
-    sampling = model.get_model_object("model_sampling")  # a node such as core's ModelSamplingDiscrete may have replaced it
-    if isinstance(sampling, ModelSamplingDiscrete):
-        for prediction, family in ((EPS, "eps"), (V_PREDICTION, "v")):
-            if type(sampling).calculate_denoised is prediction.calculate_denoised:
-                return family
-    raise ValueError(
-        f"the model samples by {' and '.join(kind.__name__ for kind in type(sampling).__bases__)}; only noise (eps) and v-prediction on a "
-        "discrete schedule can be inverted. Load an ordinary SD1.5, SD2.x or SDXL checkpoint, without LCM or other sampling patches."
-    )
-
-
 def check_prompt(model, conditioning: list, frames: int) -> None:
-    """Raises ValueError for CONDITIONING that a U-Net cannot read for so many frames: none, of another family's text encoder, not finite, or with masks
+    """Raises ValueError for CONDITIONING that a MODEL cannot read for so many frames: none, of another family's text encoder, not finite, or with masks
     that core cannot repeat over the clip."""
     if not conditioning:
         raise ValueError("there is no prompt in it. Connect one, such as that of a Prompt (BLADE) node.")
-    width = model.model.model_config.unet_config.get("context_dim")
+    width = family_of(model).context_width(model)
     for embedding, options in conditioning:
         if embedding.ndim != 3 or 0 in embedding.shape or width not in (None, embedding.shape[-1]):
             raise ValueError(
@@ -129,20 +104,52 @@ def run_sampler(
 ) -> Tensor:
     """Runs a sampler function in ComfyUI's chain, with progress, preview and cancellation.
 
-    function(model, x, sigmas, extra_args, callback, disable) gets the clip's own latent in model space as x, since the noise is zero;
-    what it returns goes through process_latent_out, which changes last bits, so callers keep the model-space latent themselves.
-    latent: [frames, channels, h, w] as LATENT holds it. Returns the sampled latent, as LATENT holds it."""
+    function(model, x, sigmas, extra_args, callback, disable) gets the clip's own latent in model space as x (`frames_first`); what it returns goes
+    through process_latent_out, which changes last bits, so callers keep the model-space latent themselves.
+    latent: as LATENT holds it. Returns the sampled latent, as LATENT holds it."""
     guider = ScheduledGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg, cfg_end)
     latent = latent.float()  # since 0.18 the host's VAE may give fp16
     samples = guider.sample(
-        torch.zeros_like(latent), latent, as_sampler(function), sigmas,
+        torch.zeros_like(latent), latent, as_sampler(frames_first(model, function)), sigmas,
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
     )  # fmt: skip
     return samples.to(comfy.model_management.intermediate_device())
 
 
+def frames_first(model, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A sampler function for core's chain, of one that sees frames as rows whatever the MODEL's family. Its x is the clip: where the noise is zero core
+    hands over signal * clip, for flow models from pure noise 0."""
+    family = family_of(model)
+
+    def sampled(denoiser, x, sigmas, extra_args, callback, disable):
+        told = callback and (lambda state: callback({**state, **{name: family.model_first(state[name]) for name in ("x", "denoised")}}))
+        clip = family.frames_first(denoiser.latent_image)
+        return family.model_first(function(FramesFirst(denoiser, family), clip, sigmas, extra_args, told, disable))
+
+    return sampled
+
+
+class FramesFirst:
+    """Core's denoiser, of [frames, channels, h, w] whatever its family."""
+
+    def __init__(self, denoiser, family: Family):
+        self.denoiser, self.family = denoiser, family
+
+    def __getattr__(self, name: str):
+        return getattr(self.denoiser, name)  # solvers look through to inner_model
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra_args) -> Tensor:
+        latent = self.family.model_first(x)
+        return self.family.frames_first(self.denoiser(latent, sigma[: len(latent)], **extra_args))
+
+
+def latent_in(model, latent: Tensor) -> Tensor:
+    """What LATENT holds, frames first: [frames, channels, h, w]."""
+    return family_of(model).frames_first(latent)
+
+
 def latent_out(model, latent: Tensor) -> Tensor:
-    """From model space to the scale of LATENT."""
-    return model.model.process_latent_out(latent)
+    """From model space, [frames, channels, h, w], to what LATENT holds."""
+    return model.model.process_latent_out(family_of(model).model_first(latent))

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.temporal import Attend
-from .attention import layer_size
 from .conditioning import on_area
-from .frames import KEY, STRUCTURE, frame_pass, note_effect, rows_of_all_conds
+from .frames import check_answered, rows_of_all_conds
+from .layers import FRAMES, STRUCTURE, Attend, Layer
 
 HELD = "blade_structure"  # in transformer_options: the pass under way
 CELLS = 180, 1300  # least and most of a layer that takes part: 16x16 and 32x32 at 512 px. Coarser ones lead the shape away from the clip's,
@@ -43,7 +42,7 @@ def source_conds(model, source: list, x: Tensor) -> list[dict]:
 def asking_the_source(
     conds: list[dict], background: Callable[[Tensor], Tensor], inside: Callable[[float], Tensor | None]
 ) -> tuple[Callable, dict]:
-    """A CALC_COND_BATCH wrapper, to stand inside that of host.frames, and what host.attention.attention_wrapper takes.
+    """A CALC_COND_BATCH wrapper, to stand inside that of host.frames, and what Family.attention_wrapper takes.
 
     Before each call the model is also asked for the source prompt at the clip's own latent of that level (background(sigma)), and its queries and
     keys take the place of the edit's at the cells where inside(sigma) says so; None asks for nothing. Values stay the edit's.
@@ -56,7 +55,7 @@ def asking_the_source(
 
     def calc_cond_batch(executor, inner, edits, x, timestep, model_options):
         options = model_options["transformer_options"]
-        passing, cells = options[KEY], inside(float(timestep[0]))
+        passing, cells = options[FRAMES], inside(float(timestep[0]))
         if cells is None:
             return executor(inner, edits, x, timestep, model_options)
         if level[:1] != [float(timestep[0])]:  # batch after batch asks for the same
@@ -69,28 +68,28 @@ def asking_the_source(
         held.whole = True
         passing.ran.clear()
         edited = executor(inner, edits, x, timestep, options)
-        passing.check_ran(inner)
+        check_answered(passing, inner)
         return edited
 
-    def look(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: dict) -> Tensor:
-        held, layer = options.get(HELD), (options["block"], options["block_index"])
+    def look(q: Tensor, k: Tensor, v: Tensor, attend: Attend, layer: Layer) -> Tensor:
+        held: SourcePass | None = layer.call.options.get(HELD)
         if held is None:
-            note_effect(options, STRUCTURE)
-        elif frame_pass(options, len(q)) is None:  # another patch has changed the batch's rows
+            layer.note(STRUCTURE)
+        elif layer.passing is None:  # another patch has changed the batch's rows
             pass
         elif not held.whole:
-            known = [order.get(cond, len(order)) for cond in options["uuids"]]
+            known = [order.get(uuid, len(order)) for uuid, _ in layer.call.conds]
             with one_at_a_time:
-                if layer not in held.layers or min(known) < held.layers[layer][0]:  # of several source prompts, the first's
+                if layer.name not in held.layers or min(known) < held.layers[layer.name][0]:  # of several source prompts, the first's
                     begin = known.index(min(known)) * len(held.inside)
-                    held.layers[layer] = min(known), q[begin : begin + len(held.inside)], k[begin : begin + len(held.inside)]
-        elif layer in held.layers:
-            own_q, own_k = (part.to(q.device) for part in held.layers[layer][1:])  # core may run conds on several devices
+                    held.layers[layer.name] = min(known), q[begin : begin + len(held.inside)], k[begin : begin + len(held.inside)]
+        elif layer.name in held.layers:
+            own_q, own_k = (part.to(q.device) for part in held.layers[layer.name][1:])  # core may run conds on several devices
             # Another patch (HyperTile, token merging) may have changed the cells: then the layer is left alone.
             if q.shape[1:] == own_q.shape[1:] and k.shape[1:] == own_k.shape[1:] and len(q) % len(own_q) == 0 == len(k) % len(own_k):
-                inside = F.adaptive_max_pool2d(held.inside.to(q), layer_size(options)).flatten(1)[..., None] > 0.5
+                inside = F.adaptive_max_pool2d(held.inside.to(q), layer.size).flatten(1)[..., None] > 0.5
                 if inside.shape[1] == q.shape[1]:
-                    note_effect(options, STRUCTURE)
+                    layer.note(STRUCTURE)
                     prompts = len(q) // len(own_q)
                     inside = inside.repeat(prompts, 1, 1)
                     q, k = (torch.where(inside, own.repeat(prompts, 1, 1), new) for own, new in ((own_q, q), (own_k, k)))

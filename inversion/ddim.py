@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .coordinates import EPS, Coordinates
+
 
 @torch.no_grad()
 def invert_ddim(
@@ -18,7 +20,7 @@ def invert_ddim(
     callback: Callable[[dict], None] | None = None,
     disable: bool | None = None,
     *,
-    family: str = "eps",
+    coordinates: Coordinates = EPS,
     keep: Callable[[int, Tensor], None],
     refine: int | None = None,
     tolerance: float = 0.0,
@@ -28,8 +30,7 @@ def invert_ddim(
 
     Each step asks the network for eps with the latent of the level it leaves and the label of the level it arrives at,
     and takes one Euler step of dx/dsigma = eps. x: [frames, channels, h, w], clean, model space. sigmas: falling, as samplers
-    take them; they are walked from the last (0) to the first. family: "eps" or "v"; for "v", eps is formed with
-    the alpha of the leaving level. keep(level, x) receives the latent of every level, level 0 being x itself.
+    take them; they are walked from the last (0) to the first. coordinates: what the model predicts. keep(level, x) receives the latent of every level, level 0 being x itself.
 
     refine: None is that. With a number, from the second step on the first call is made at the latent that the step before predicts
     instead of at the leaving one, which costs nothing (an explicit predictor; paper silent, ours), and so many further calls a step, at
@@ -48,19 +49,12 @@ def invert_ddim(
             return model(y, arriving * ones, **extra_args)
 
         if slope is None:
-            z = x / (1 + leaving**2) ** 0.5  # variance preserving, what the network sees
-            relabelled = z * (1 + arriving**2) ** 0.5
-            denoised = denoise(relabelled)
-            if family == "v":
-                v = (relabelled / (1 + arriving**2) - denoised) * (1 + arriving**2) ** 0.5 / arriving
-                eps = (v + leaving * z) / (1 + leaving**2) ** 0.5
-            else:
-                eps = (relabelled - denoised) / arriving
-            guess, calls = x + (arriving - leaving) * eps, refine or 0
+            first, denoised = coordinates.relabelled_slope(x, leaving, arriving, denoise)
+            guess, calls = x + (arriving - leaving) * first, refine or 0
         else:
             guess, calls = x + (arriving - leaving) * slope, (refine or 0) + 1
         if calls:
-            guess, denoised, residual = solve_step(denoise, x, guess, float(leaving), float(arriving), calls, tolerance)
+            guess, denoised, residual = solve_step(denoise, x, guess, float(leaving), float(arriving), calls, tolerance, coordinates)
             if residuals is not None:
                 residuals.append(residual)
         if refine is not None:
@@ -83,20 +77,26 @@ def check_finite(found: Tensor, sigma: float, step: int, steps: int) -> None:
 
 
 def solve_step(
-    denoise: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, leaving: float, arriving: float, calls: int, tolerance: float
+    denoise: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    leaving: float,
+    arriving: float,
+    calls: int,
+    tolerance: float,
+    coordinates: Coordinates = EPS,
 ) -> tuple[Tensor, Tensor, float]:
     """Solves r y + (1 - r) D(y) = x for y, r = leaving / arriving: the y from which one Euler step of the sampler returns to x.
 
     x: the latent of the leaving level, y: the first guess at the arriving one, [frames, channels, h, w]; D: denoise at the arriving level.
-    Returns y, the last D, and the largest frame's residual, |r y + (1 - r) D(y) - x| relative to sqrt(1 + leaving^2), of the y before.
+    Returns y, the last D, and the largest frame's residual, |r y + (1 - r) D(y) - x| relative to a latent's size at the leaving level, of the y before.
 
     Fixed-point refinement after AIDI (Pan et al. 2023), y <- y - gain (r y + (1 - r) D - x). Gain 1 is its form in eps, which contracts by
     about 1 - r, hopelessly slowly at a zero-terminal-SNR's last step; 1 / r is the form in D, which fails at low noise. The gain
-    here is Newton's where latents are Gaussian of variance 1, dD/dy = 1 / (1 + arriving^2): near 1 at low noise, near 1 / r at high.
+    here is Newton's where latents are Gaussian of variance 1 (Coordinates.gain).
     On top, Anderson acceleration of depth one, for each frame (Walker and Ni 2011)."""
     r = leaving / arriving
-    gain = (1 + arriving**2) / (1 + leaving * arriving)
-    scale = math.sqrt(1 + leaving**2)
+    gain, scale = coordinates.gain(leaving, arriving), coordinates.scale(leaving)
     before: tuple[Tensor, Tensor] | None = None
     least = x.new_full((len(x), 1, 1, 1), math.inf)
     best = denoised = y

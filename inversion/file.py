@@ -17,9 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..video.whole import whole
+from .coordinates import Coordinates
+from .grid import Grid
 from .trajectory import MappedFile, Origin, Trajectory
 
-FORMAT, VERSION = "blade_trajectory", 1
+FORMAT, VERSION = "blade_trajectory", 2  # the newest that is read
 DTYPES = {"F32": torch.float32, "F16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 RECORD = "record/"
@@ -46,7 +48,7 @@ def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     if trajectory.exact_clip is not None:
         tensors["exact_clip"] = trajectory.exact_clip
     description = {
-        "family": trajectory.family,
+        "family": trajectory.coordinates.prediction,
         "origin": {
             "patches": origin.patches,
             "prompt": origin.prompt,
@@ -58,7 +60,10 @@ def save_trajectory(path: Path, trajectory: Trajectory) -> None:
         },
         "record": record,
     }
-    metadata = {"format": FORMAT, "version": str(VERSION), "trajectory": json.dumps(description)}
+    version = trajectory.coordinates.file_version
+    if version > 1:
+        description["grid"] = [trajectory.grid.cell, trajectory.grid.time]
+    metadata = {"format": FORMAT, "version": str(version), "trajectory": json.dumps(description)}
     needed = sum(tensor.nbytes for tensor in tensors.values()) + 2 * len(metadata["trajectory"]) + 2**16
     with whole(path) as made:
         free = shutil.disk_usage(path.parent).free
@@ -90,11 +95,14 @@ def safetensors_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iter
             yield rows.contiguous().numpy()
 
 
-def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], Any]) -> Trajectory:
+ReadRecord = Callable[[dict[str, Tensor], Any, Coordinates], Any]
+
+
+def load_trajectory(path: Path, read_record: ReadRecord) -> Trajectory:
     """The trajectory of a file, equal to the saved one to the bit. Its tensors are mapped: pages come into memory when they are used,
     changes stay in memory, and on Linux and macOS the file may be deleted or replaced meanwhile. Windows lets go of it with the tensors.
 
-    read_record: the record of its tensors by name and what JSON held (CrossAttentionRecord.from_tensors).
+    read_record: the record of its tensors by name, what JSON held and the trajectory's coordinates (CrossAttentionRecord.from_tensors).
     Raises ValueError with a sentence that begins with the file's name for everything that is no whole trajectory."""
     metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
@@ -103,9 +111,9 @@ def load_trajectory(path: Path, read_record: Callable[[dict[str, Tensor], Any], 
     if re.fullmatch("[1-9][0-9]{0,8}", version) and int(version) > VERSION:
         raise ValueError(f"{path.name!r} was saved by a newer BLADE (file version {version}, this one reads {VERSION}). Update BLADE.")
     try:
-        if version != str(VERSION):
-            raise ValueError(f"its file version is {version!r}")
         trajectory = build(metadata, *map_tensors(path), read_record)
+        if version != str(trajectory.coordinates.file_version):
+            raise ValueError(f"its file version is {version!r}")
         check(trajectory)
     except (OSError, OverflowError, RecursionError, ValueError) as error:
         raise ValueError(f"{path.name!r} is damaged: {error}. Save the trajectory again, or choose another file.") from error
@@ -157,9 +165,7 @@ def map_tensors(path: Path) -> tuple[dict[str, Tensor], MappedFile]:
     return tensors, mapped
 
 
-def build(
-    metadata: dict[str, str], tensors: dict[str, Tensor], mapped: MappedFile, read_record: Callable[[dict[str, Tensor], Any], Any]
-) -> Trajectory:
+def build(metadata: dict[str, str], tensors: dict[str, Tensor], mapped: MappedFile, read_record: ReadRecord) -> Trajectory:
     """The trajectory of what a file holds. Raises ValueError where a part is missing or of another kind."""
     for name in ("sigmas", "latents", "weights"):
         if name not in tensors:
@@ -179,6 +185,7 @@ def build(
         float(part(found, "tolerance", float, int)),
         tuple(map(float, residuals)),
     )
+    coordinates = Coordinates(part(description, "family", str))
     record = part(description, "record", dict, type(None))
     if record is not None:
         maps = {name.removeprefix(RECORD): tensor for name, tensor in tensors.items() if name.startswith(RECORD)}
@@ -188,9 +195,11 @@ def build(
                 raise ValueError(f"its record {name!r} is {list(tensor.shape)}, its latents are {list(tensors['latents'].shape)}")
             if not finite(tensor):
                 raise ValueError(f"its record {name!r} holds values that are not finite numbers")
-        record = read_record(maps, record)
-    family = part(description, "family", str)
-    return Trajectory(tensors["sigmas"], tensors["latents"], record, family, tensors.get("exact_clip"), origin, mapped)
+        record = read_record(maps, record, coordinates)
+    sides = part(description, "grid", list) if coordinates.file_version > 1 else [Grid.cell, Grid.time]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"its grid is {sides!r:.60}, not two whole numbers above 0")
+    return Trajectory(tensors["sigmas"], tensors["latents"], record, coordinates, tensors.get("exact_clip"), origin, Grid(*sides), mapped)
 
 
 def part(description: Any, name: str, *kinds: type) -> Any:
@@ -226,8 +235,6 @@ def check_form(trajectory: Trajectory) -> None:
         raise ValueError(f"it has {len(latents)} levels of latents and {len(sigmas)} sigmas")
     if clip is not None and (clip.shape != latents.shape[1:] or clip.dtype != torch.float32):
         raise ValueError(f"its exact clip is {list(clip.shape)} in {clip.dtype}, not {list(latents.shape[1:])} in fp32")
-    if trajectory.family not in ("eps", "v"):
-        raise ValueError(f"its family is {trajectory.family!r}, not 'eps' or 'v'")
     if trajectory.origin.weights.dtype != torch.float32:
         raise ValueError(f"its sample of the weights is in {trajectory.origin.weights.dtype}, not fp32")
 

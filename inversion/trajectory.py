@@ -11,6 +11,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from .coordinates import EPS, Coordinates
+from .grid import Grid
+
 REACH = 2  # times the highest level: how far above it a path may be followed
 
 
@@ -63,19 +66,20 @@ class MappedFile:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A clip's latents at each noise level of its inversion, in model space and ComfyUI's coordinates x = z0 + sigma * eps.
+    """A clip's latents at each noise level of its inversion, in model space and in `coordinates`.
 
     sigmas: [levels] rising from 0. latents: [levels, frames, channels, height/8, width/8] fp32 or fp16, on the CPU or in a mapped file
     (inversion.storage); latents[0] is the clip. record: what a recorder kept on the way, of which only its size is read here (None: nothing
-    was recorded). family: what the model predicts, "eps" or "v". exact_clip: level 0 in fp32, where the latents are not. file: that of which all these
-    tensors are pages, if any; `clip`, `at` and `level` raise ValueError where it was changed."""
+    was recorded). coordinates: of the model that inverted it. exact_clip: level 0 in fp32, where the latents are not. grid: what the latents' cells cover.
+    file: that of which all these tensors are pages, if any; `clip`, `at` and `level` raise ValueError where it was changed."""
 
     sigmas: Tensor
     latents: Tensor
     record: Any = None
-    family: str = "eps"
+    coordinates: Coordinates = EPS
     exact_clip: Tensor | None = None
     origin: Origin = field(default_factory=Origin)
+    grid: Grid = field(default_factory=Grid)
     file: MappedFile | None = None
 
     def check_file(self) -> None:
@@ -91,7 +95,18 @@ class Trajectory:
 
     @property
     def frames(self) -> int:
+        """Latent frames."""
         return self.latents.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the latents, in cells."""
+        return self.latents.shape[-2], self.latents.shape[-1]
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of the clip's frames."""
+        return self.grid.pixels(self.size)
 
     @property
     def steps(self) -> int:
@@ -128,7 +143,7 @@ class Trajectory:
         self.check_file()
         return self.clip if index == 0 else self.latents[index].float()
 
-    def grid(self, steps: int, start: float = 1.0) -> Tensor:
+    def sampling_sigmas(self, steps: int, start: float = 1.0) -> Tensor:
         """Sigmas to sample with: `steps` + 1 of the stored levels, evenly spaced by their number, both ends among them. Falling to 0.
 
         start: how far up to begin, a share of these steps; at least one is left.

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 
 from ..host.conditioning import check_asked
+from ..host.families import coordinates_of
 from ..host.fingerprint import difference, patches_of, same_weights, weights_difference, weights_sample
 from ..host.job import show_in_node
 from ..host.leaks import collected_after_errors
-from ..host.sampling import check_prompt, sigma_table, unet_family
+from ..host.sampling import check_prompt, sigma_table
 from ..inversion.file import check_form
 from ..inversion.trajectory import Trajectory
 
@@ -117,12 +118,12 @@ def check_model(node: str, model, trajectory: Trajectory) -> str:
     nothing."""
     check_trajectory(node, trajectory)
     with naming(node, "model"):
-        family, channels = unet_family(model), model.model.latent_format.latent_channels
+        coordinates, channels = coordinates_of(model), model.model.latent_format.latent_channels
     highest, reach, width = float(sigma_table(model)[-1]), float(trajectory.sigmas[-1]), trajectory.latents.shape[2]
     with naming(node, "trajectory"):
-        if family != trajectory.family:
+        if coordinates != trajectory.coordinates:
             raise ValueError(
-                f"it was inverted by a model that predicts {trajectory.family}, but the model here predicts {family}. "
+                f"it was inverted by a model that predicts {trajectory.coordinates.prediction}, but the model here predicts {coordinates.prediction}. "
                 "Use the model that inverted the clip."
             )
         if channels != width:
@@ -204,13 +205,14 @@ def tell(node: type[io.ComfyNode], *notes: str) -> None:
         show_in_node(told, node.hidden.unique_id if node.hidden else None)
 
 
-def clip_mask(mask: torch.Tensor, frames: int, height: int, width: int) -> torch.Tensor:
-    """An artist's MASK for every frame of a clip, [frames, height, width] fp32 on the CPU; one of another size is resized, as `resize_note` tells. Raises
-    ValueError where it does not fit the clip."""
-    mask = masks_of(mask)
+def clip_mask(mask: torch.Tensor, trajectory: Trajectory) -> torch.Tensor:
+    """An artist's MASK for every latent frame of a trajectory's clip, [frames, height, width] fp32 on the CPU; one of another size is resized, as
+    `resize_note` tells. Raises ValueError where it does not fit the clip."""
+    mask, frames = masks_of(mask), trajectory.grid.frames(trajectory.frames)
     check_count(mask, frames, "trajectory")
     mask = mask.float().cpu()
-    return (mask if tuple(mask.shape[1:]) == (height, width) else resized(mask, height, width)).expand(frames, -1, -1)
+    sized = mask if tuple(mask.shape[1:]) == trajectory.pixels else resized(mask, *trajectory.pixels)
+    return trajectory.grid.to_latent_frames(sized) if len(sized) == frames else sized.expand(trajectory.frames, -1, -1)
 
 
 def place(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:

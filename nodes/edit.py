@@ -7,7 +7,6 @@ import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -25,7 +24,7 @@ from ..host.job import Watch
 from ..host.sampling import percent_to_sigma
 from ..host.words import words_of
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, check_prompts, check_whole_way, checked, clip_mask, naming, resize_note
+from .common import CATEGORY, check_prompts, check_whole_way, checked, clip_mask, naming, resize_note
 
 TITLE = "Edit (BLADE)"
 EditsSocket = io.Custom("BLADE_EDITS")
@@ -132,25 +131,22 @@ class Edit:
         return tagged(self.target, self.tag)
 
     def own_mask(self, trajectory: Trajectory) -> torch.Tensor | None:
-        """The artist's mask for every frame, [frames, height, width] at the clip's size, if there is one. Raises ValueError, naming node and input, where
-        it does not fit the trajectory."""
-        height, width = (side * CELL for side in trajectory.latents.shape[-2:])
+        """The artist's mask for every latent frame, [frames, height, width] at the clip's size, if there is one. Raises ValueError, naming node and input,
+        where it does not fit the trajectory."""
         with naming(self.title, "mask"):
-            return None if self.mask is None else clip_mask(self.mask, trajectory.frames, height, width)
+            return None if self.mask is None else clip_mask(self.mask, trajectory)
 
     def fixed_mask(self, trajectory: Trajectory, steps: int) -> FixedMask | None:
         """Its mask where that is the artist's own alone; None where words have a say."""
         mask = self.own_mask(trajectory) if self.mask_mode == ALONE else None
-        cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
-        return None if mask is None else FixedMask(mask, steps, cells, self.grow, self.widen, self.feather)
+        return None if mask is None else FixedMask(mask, steps, trajectory.size, self.grow, self.widen, self.feather)
 
     def step_mask(self, trajectory: Trajectory, sigmas: torch.Tensor) -> StepMask:
         """Its mask, step by step on these sigmas. Raises ValueError, naming node and input, where mask or words do not fit the trajectory."""
         fixed = self.fixed_mask(trajectory, len(sigmas) - 1)
         if fixed is not None:
             return fixed
-        cells = (trajectory.latents.shape[-2], trajectory.latents.shape[-1])
-        height, width = (side * CELL for side in cells)
+        cells, (height, width) = trajectory.size, trajectory.pixels
         mask = self.own_mask(trajectory)
         masked = mask is not None and self.mask_mode == SOURCE
         source, words, aim = self.words(trajectory, masked)
@@ -159,7 +155,7 @@ class Edit:
         else:
             with naming(self.title, "trajectory"):
                 heat = record_heat(trajectory.record, source, height, width)
-        recorder = MapRecorder(words, recorded_sizes(*cells), trajectory.frames)
+        recorder = MapRecorder(words, recorded_sizes(*cells), trajectory.frames, trajectory.coordinates)
         matte, mode = (None, "") if masked else (mask, self.mask_mode)
         return OnlineMask(heat, recorder, WordsHeat(aim, height, width), sigmas, cells, self.grow, self.widen, matte, mode, self.feather)
 
@@ -209,7 +205,6 @@ class Edit:
 def check_places(edits: Sequence[Edit], masks: Sequence[StepMask | None], trajectory: Trajectory) -> list[str]:
     """Raises ValueError where no edit has a place, so that sampling would change nothing. Returns what an artist should know of the masks, a sentence
     each. masks: of the edits, None for one that words will draw."""
-    height, width = (side * CELL for side in trajectory.latents.shape[-2:])
     notes, places = [], []
     for number, (edit, mask) in enumerate(zip(edits, masks, strict=True), 1):
         name = "mask" if len(edits) == 1 else f"mask of edit {number}"
@@ -219,7 +214,7 @@ def check_places(edits: Sequence[Edit], masks: Sequence[StepMask | None], trajec
             own = edit.own_mask(trajectory)
             place = torch.ones(trajectory.frames, dtype=torch.bool) if own is None else own.flatten(1).any(1)
         if edit.mask is not None:
-            notes.append(resize_note(edit.mask, height, width, name))
+            notes.append(resize_note(edit.mask, *trajectory.pixels, name))
         if not place.all():
             notes.append(f"The {name} is empty in {int((~place).sum())} of {len(place)} frames{WITHOUT.get(edit.mask_mode, '')}.")
         elif not (mask is None or mask.filled().any()):
@@ -283,7 +278,7 @@ class Pass:
         self.prompted = [
             PromptedEdit(
                 edit.tag,
-                getattr(mask, "recorder", None),
+                mask.recorder,
                 *(percent_to_sigma(model, share) if share else math.inf for share in (edit.structure, edit.confine)),
             )
             for mask, edit in zip(self.masks, edits, strict=True)
@@ -292,31 +287,28 @@ class Pass:
     @staticmethod
     def consensus(mask: StepMask, amount: float, until: float) -> Consensus | None:
         """How an edit's frames agree along its mask. One that does not move says nothing of how the thing in it does."""
-        place = getattr(getattr(mask, "source", mask), "mask", None)
-        still = place is not None and torch.equal(place, place[:1].expand_as(place))
-        return Consensus(object_places(mask.source_masks()), amount, until) if amount and not still else None
+        return Consensus(object_places(mask.source_masks()), amount, until) if amount and not mask.still else None
 
     def finish(self, watch: Watch) -> None:
         """The run is at its end: tells what it lacked."""
-        held: list[Any] = list(self.masks)
-        drawn = [mask for mask in held if hasattr(mask, "seen")]  # online masks, those of a second copy of the pack too
-        blind = [hasattr(mask, "seen") and bool(mask.target.phrases) and not mask.seen for mask in held]
-        if len(self.sigmas) > 2 and any(blind):
-            silent, why = self.unheard[blind.index(True)]
+        unseen = [mask.unseen for mask in self.masks]
+        if len(self.sigmas) > 2 and any(unseen):
+            silent, why = self.unheard[unseen.index(True)]
             watch.warn("the target's words could not widen the mask", why if silent == len(self.sigmas) - 1 else "")
-        empty = [int((mask.cells.flatten(1) == 0).all(1).sum()) for mask in drawn]
+        empty = [int((mask.cells.flatten(1) == 0).all(1).sum()) for mask in self.masks if mask.recorder is not None]
         told = "; ".join(f"a mask that words drew came out empty in {count} of {self.trajectory.frames} frames" for count in empty if count)
         if told:
             logging.warning("BLADE: %s", told)
         watch.done(told)
 
     def cells(self) -> torch.Tensor:
-        """The last step's mask of all edits, on the latent grid. [frames, h, w]"""
-        return _joined([mask.cells[:, 0] for mask in self.masks])
+        """The last step's mask of all edits, on the latent grid, for each of the clip's frames. [frames, h, w]"""
+        return self.trajectory.grid.to_frames(_joined([mask.cells[:, 0] for mask in self.masks]))
 
     def pixels(self) -> torch.Tensor:
         """The same at pixel size. [frames, height, width]"""
-        return torch.cat([_joined([mask.pixels(span) for mask in self.masks]) for span in spans(self.trajectory.frames)])
+        joined = [_joined([mask.pixels(span) for mask in self.masks]) for span in spans(self.trajectory.frames)]
+        return self.trajectory.grid.to_frames(torch.cat(joined))
 
 
 def _joined(masks: list[torch.Tensor]) -> torch.Tensor:

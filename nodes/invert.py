@@ -11,10 +11,11 @@ from comfy_api.latest import io
 from ..attention.record import CrossAttentionRecord, MapRecorder, recorded_sizes
 from ..host.attention import record_cross_attention
 from ..host.conditioning import why_unheard
+from ..host.families import coordinates_of, family_of
 from ..host.fingerprint import patches_of, weights_sample
 from ..host.frames import in_frame_batches
 from ..host.job import Job
-from ..host.sampling import core_sigmas, positive_conds, run_sampler, schedule_names, sigma_table, unet_family
+from ..host.sampling import core_sigmas, latent_in, positive_conds, run_sampler, schedule_names, sigma_table
 from ..host.vae import check_latent
 from ..host.words import words_of
 from ..inversion.ddim import invert_ddim
@@ -128,8 +129,8 @@ class DDIMInvert(io.ComfyNode):
         null_prompt=None,
     ) -> io.NodeOutput:
         with naming(TITLE, "model"):
-            family = unet_family(model)
-        samples = latent["samples"]
+            coordinates = coordinates_of(model)
+        samples = latent_in(model, latent["samples"])
         with naming(TITLE, "latent"):
             check_latent(samples, model.model.latent_format.latent_channels)
         check_prompts(TITLE, model, len(samples), source=source, null_prompt=null_prompt)
@@ -144,7 +145,10 @@ class DDIMInvert(io.ComfyNode):
         words, recorder, record = words_of(source), None, None
         kept = dtype.itemsize * (steps + 1) * samples.numel() + (4 * samples.numel() if dtype != torch.float32 else 0)
         if words is not None:
-            recorder, record = MapRecorder(words, recorded_sizes(*samples.shape[-2:]), len(samples)), CrossAttentionRecord(words)
+            recorder, record = (
+                MapRecorder(words, recorded_sizes(*samples.shape[-2:]), len(samples), coordinates),
+                CrossAttentionRecord(words, coordinates=coordinates),
+            )
             cells = sum(rows * columns * (2 * steps + 4 * recorder.spreads_at((rows, columns))) for rows, columns in recorder.sizes)
             kept += len(samples) * len(words.columns) * cells
         refine = refine if method == REFINED else 0
@@ -175,15 +179,15 @@ class DDIMInvert(io.ComfyNode):
             with naming(TITLE, "model"):
                 return invert_ddim(
                     model, x, sigmas, extra_args, callback, disable,
-                    family=family, keep=keep, refine=None if method == DDIM_METHOD else refine, tolerance=tolerance, residuals=residuals,
+                    coordinates=coordinates, keep=keep, refine=None if method == DDIM_METHOD else refine, tolerance=tolerance, residuals=residuals,
                 )  # fmt: skip
 
         watch = job.watch(cls.hidden.unique_id if cls.hidden else None)
         patched = watch.on(record_cross_attention(in_frame_batches(model), recorder, conds))
         if null_prompt is None:
-            run_sampler(patched, function, sigmas, source, source, 1.0, samples)
+            run_sampler(patched, function, sigmas, source, source, 1.0, latent["samples"])
         else:  # guidance of 0 follows the negative prompt alone, and the positive one is still asked, which the recorder watches
-            run_sampler(patched, function, sigmas, source, null_prompt, 0.0, samples)
+            run_sampler(patched, function, sigmas, source, null_prompt, 0.0, latent["samples"])
         if words is not None and words.columns and record is not None and len(record.levels) < steps:
             unheard, why = why_unheard(model, source, words, sigmas[:-1])
             watch.warn(
@@ -203,7 +207,7 @@ class DDIMInvert(io.ComfyNode):
         )
         if record is not None and not record.levels:
             record = None  # no layer has the resolutions that are kept, so no mask could be drawn
-        return io.NodeOutput(Trajectory(rising, latents, record, family, exact_clip, origin))
+        return io.NodeOutput(Trajectory(rising, latents, record, coordinates, exact_clip, origin, family_of(model).grid))
 
 
 def grid_to_walk(model, steps: int, schedule: str, depth: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ from ..attention.heat import record_heat
 from ..attention.masks import HALF_HEIGHT, LIMIT, MATTES, THRESHOLDS
 from ..attention.pictures import contour_pictures, heat_pictures, step_strip
 from ..host.job import frame_ticks
-from .common import CATEGORY, CELL, TrajectorySocket, check_trajectory, checked, clip_mask, naming, resize_note, tell
+from .common import CATEGORY, TrajectorySocket, check_trajectory, checked, clip_mask, naming, resize_note, tell
 from .inputs import grow_input
 
 TITLE = "Cross-Attention Mask (BLADE)"
@@ -126,7 +126,7 @@ class CrossAttentionMask(io.ComfyNode):
             )
         with naming(TITLE, "words"):
             phrases = record.words.choose(words, all_but=True)
-        height, width = (side * CELL for side in trajectory.latents.shape[-2:])
+        height, width = trajectory.pixels
         count = trajectory.frames
         if frames is not None:
             with naming(TITLE, "frames"):
@@ -134,7 +134,7 @@ class CrossAttentionMask(io.ComfyNode):
         note = ""
         if matte is not None:
             with naming(TITLE, "matte"):
-                matte, note = clip_mask(matte, count, height, width), resize_note(matte, height, width, "matte")
+                matte, note = clip_mask(matte, trajectory), resize_note(matte, height, width, "matte")
                 if matte_mode == LIMIT and not matte.any():
                     raise ValueError(
                         "it is empty in every frame, and with matte_mode limit the mask stays inside it. Paint it, or set matte_mode to add or subtract."

@@ -6,13 +6,13 @@ import torch
 from comfy_api.latest import io
 
 from ..attention.pictures import mask_strip
-from ..blending.blend import CALLS_PER_STEP, check_solver
+from ..blending.blend import SOLVERS, check_solver
 from ..host.blended import blended_function
 from ..host.frames import in_frame_batches
 from ..host.job import Job
 from ..host.sampling import latent_out, run_sampler
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, CELL, TrajectorySocket, check_model, check_prompts, check_whole_way, checked, naming
+from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, check_whole_way, checked, naming
 from .edit import ALONE, Edit, EditsSocket, Pass, check_structure, edit_inputs, mask_input
 
 TITLE = "Blended Sampler (BLADE)"
@@ -65,7 +65,7 @@ def consensus_inputs() -> list:
 def solver_input():
     return io.Combo.Input(
         "sampler_name",
-        options=list(CALLS_PER_STEP),
+        options=list(SOLVERS),
         default="euler",
         tooltip="Deterministic solvers of core's; euler is DDIM. Samplers that add noise cannot follow the clip's path and are left out.",
     )
@@ -198,7 +198,7 @@ class BlendedSampler(io.ComfyNode):
         warning = check_model(TITLE, model, trajectory)
         check_prompts(TITLE, model, trajectory.frames, negative=negative, source=source)
         with naming(TITLE, "steps"):
-            sigmas = trajectory.grid(steps, start)
+            sigmas = trajectory.sampling_sigmas(steps, start)
         own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)
         every = (own, *edits)
         check_structure(TITLE, model, every, source, sigmas)
@@ -207,7 +207,7 @@ class BlendedSampler(io.ComfyNode):
         check_window(TITLE, blend_from, blend_until)
         run = Pass(model, trajectory, every, sigmas, consensus, consensus_until, (blend_from, blend_until))
         warning = "\n".join(filter(None, [warning, *run.notes]))
-        job = Job(model, trajectory.latents.shape[1:], CALLS_PER_STEP[sampler_name] * (len(sigmas) - 1), warning=warning)
+        job = Job(model, trajectory.latents.shape[1:], SOLVERS[sampler_name] * (len(sigmas) - 1), warning=warning)
         with naming(TITLE, "trajectory"):
             job.check()
 
@@ -220,8 +220,7 @@ class BlendedSampler(io.ComfyNode):
             samples = run_sampler(in_frame_batches(model), function, sigmas, positive, negative, cfg, clip, guidance_end)
         run.finish(watch)
         used = run.cells() if mask_size == CELLS else run.pixels()
-        height, width = (side * CELL for side in clip.shape[-2:])
-        return io.NodeOutput({"samples": samples}, used, mask_strip(run.layers.middle, sigmas.tolist(), height, width))
+        return io.NodeOutput({"samples": samples}, used, mask_strip(run.layers.middle, sigmas.tolist(), *trajectory.pixels))
 
 
 def check_window(title: str, begin: float, end: float) -> None:

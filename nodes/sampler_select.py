@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..blending.blend import CALLS_PER_STEP, check_solver
+from ..blending.blend import SOLVERS, check_solver
 from ..host.blended import blended_function, check_run
 from ..host.job import Job
 from ..host.leaks import collected_after_errors
-from ..host.sampling import as_sampler, latent_out
+from ..host.sampling import as_sampler, frames_first, latent_out
 from ..inversion.trajectory import Trajectory
 from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
 from .edit import Edit, EditsSocket, Pass, check_places, check_structure
@@ -79,7 +79,7 @@ class BlendedSamplerSelect(io.ComfyNode):
             raise ValueError(f"{TITLE}, input edits: there is none. Connect an Edit (BLADE) node.")
         check_window(TITLE, blend_from, blend_until)
         with naming(TITLE, "steps"):
-            own_sigmas = trajectory.grid(steps, start)
+            own_sigmas = trajectory.sampling_sigmas(steps, start)
         check_structure(TITLE, model, edits, source, own_sigmas)
         check_places(edits, [edit.fixed_mask(trajectory, len(own_sigmas) - 1) for edit in edits], trajectory)
         node_id = cls.hidden.unique_id if cls.hidden else None
@@ -98,7 +98,7 @@ class BlendedSamplerSelect(io.ComfyNode):
             check_structure(TITLE, patcher, edits, source, grid)
             run = Pass(patcher, trajectory, edits, grid, consensus, consensus_until, (blend_from, blend_until))
             warning = "\n".join(filter(None, [warning, *run.notes]))
-            job = Job(patcher, trajectory.latents.shape[1:], CALLS_PER_STEP[sampler_name] * (len(grid) - 1), warning=warning)
+            job = Job(patcher, trajectory.latents.shape[1:], SOLVERS[sampler_name] * (len(grid) - 1), warning=warning)
             with naming(TITLE, "trajectory"):
                 job.check()
             with naming(TITLE):
@@ -111,4 +111,6 @@ class BlendedSamplerSelect(io.ComfyNode):
             return samples
 
         positive = [entry for edit in edits for entry in edit.positive]
-        return io.NodeOutput(as_sampler(function), positive, own_sigmas, {"samples": latent_out(model, trajectory.clip)})
+        return io.NodeOutput(
+            as_sampler(frames_first(model, function)), positive, own_sigmas, {"samples": latent_out(model, trajectory.clip)}
+        )

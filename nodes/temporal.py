@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..attention.temporal import KeyFrames
 from ..host.attention import with_temporal_attention
-from ..host.sampling import unet_family
+from ..host.families import coordinates_of
 from .common import CATEGORY, checked, naming
 
 TITLE = "Temporal-Spatial Attention (BLADE)"
@@ -98,7 +98,7 @@ class TemporalAttention(io.ComfyNode):
         batch_frames: int,
     ) -> io.NodeOutput:
         with naming(TITLE, "model"):
-            unet_family(model)
+            coordinates_of(model)
         chosen = {
             "self": self_frame,
             "first": first_frame,

@@ -51,10 +51,10 @@ class Bench(editing.Bench):
             raise ValueError(f"--checkpoint: ComfyUI cannot load {checkpoint} ({error}).") from error
         if self.demo.model is None or self.demo.clip is None or self.demo.vae is None:
             raise ValueError(f"--checkpoint: {checkpoint} lacks its U-Net, text encoder or VAE. Give a whole checkpoint.")
-        from blade.host.sampling import unet_family
+        from blade.host.families import coordinates_of
 
         try:
-            unet_family(self.demo.model)
+            coordinates_of(self.demo.model)
         except ValueError as error:
             raise ValueError(f"--checkpoint: {checkpoint}: {error}") from error
         self.steps, self.cfg = steps, cfg

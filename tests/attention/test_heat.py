@@ -4,8 +4,9 @@ import torch
 
 from blade.attention import heat as module
 from blade.attention.heat import HeatMap, WordsHeat, add_level, histogram, level_heat, record_heat, resize, spans
-from blade.attention.record import CrossAttentionRecord, LevelMaps, signal_share
+from blade.attention.record import CrossAttentionRecord, LevelMaps
 from blade.attention.words import Phrase, PromptWords, Word
+from blade.inversion.coordinates import EPS
 
 WORDS = PromptWords("a red cat", (Word("a", (1,)), Word("red", (2,)), Word("cat", (3, 4))), 77)
 RED, CAT = Phrase("red", (2,)), Phrase("cat", (3, 4))
@@ -136,7 +137,7 @@ def a_record(spread=None):
 def test_without_a_spread_a_records_levels_count_by_their_share_of_signal():
     found = record_heat(a_record(), [RED], 4, 4).at(WHOLE)[0]
     assert found[0, 0] == 1
-    assert found[3, 3] == pytest.approx(signal_share(3.0) / signal_share(0.5))
+    assert found[3, 3] == pytest.approx(EPS.share(3.0) / EPS.share(0.5))
 
 
 def test_where_a_record_has_a_spread_the_heat_is_that_alone():
@@ -154,9 +155,9 @@ def test_a_running_heat_takes_a_levels_spread_where_it_has_one_by_its_share_of_s
     add_level(heat, WORDS, LevelMaps(0.4, tokens(red=cell(1, 1)), tokens(red=cell(3, 3))))
     found = heat.at(WHOLE)[0]
     assert found[3, 3] == 1
-    assert found[0, 0] == pytest.approx(signal_share(2.0) / signal_share(0.4))
+    assert found[0, 0] == pytest.approx(EPS.share(2.0) / EPS.share(0.4))
     assert found[1, 1] == 0
-    assert heat.weight == pytest.approx(signal_share(2.0) + signal_share(0.4))
+    assert heat.weight == pytest.approx(EPS.share(2.0) + EPS.share(0.4))
 
 
 def test_resizing_never_goes_below_zero():

@@ -8,8 +8,9 @@ from blade.attention import online as online_module
 from blade.attention.heat import WordsHeat, record_heat
 from blade.attention.masks import ADD, LIMIT, SUBTRACT, grow_mask
 from blade.attention.online import FixedMask, MaskHeat, OnlineMask, widened
-from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, signal_share
+from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder
 from blade.attention.words import Phrase, PromptWords, Word
+from blade.inversion.coordinates import EPS
 
 CELL, CELLS = 8, 8
 SIZE = CELL * CELLS
@@ -89,7 +90,7 @@ def test_the_last_steps_mask_is_the_union_of_source_and_target():
 
 
 def test_the_targets_heat_counts_by_the_share_of_weight_that_its_levels_have_gathered():
-    weights = [signal_share(float(sigma)) for sigma in SIGMAS[:-1]]
+    weights = [EPS.share(float(sigma)) for sigma in SIGMAS[:-1]]
     mask = online(Told(None, seen(4.0, TARGET), seen(2.0, TARGET)))
     hottest = []
     for step in range(3):

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, recorded_sizes, signal_share, spread_maps, token_maps
+from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, recorded_sizes, spread_maps, token_maps
 from blade.attention.words import PromptWords, Word
+from blade.inversion.coordinates import EPS
 
 WORDS = PromptWords("a cat", (Word("a", (1,)), Word("cat", (2, 3))), 77)
 
@@ -158,9 +159,9 @@ def test_nothing_is_spread_where_noise_is_more_than_a_fifth(sigma, spread):
 
 
 def test_signals_share_is_all_without_noise_a_half_at_equal_parts_and_falls():
-    assert signal_share(0.0) == 1
-    assert signal_share(1.0) == 0.5
-    assert signal_share(3.0) == pytest.approx(0.1)
+    assert EPS.share(0.0) == 1
+    assert EPS.share(1.0) == 0.5
+    assert EPS.share(3.0) == pytest.approx(0.1)
 
 
 def test_calls_at_another_noise_level_are_not_recorded():

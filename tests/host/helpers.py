@@ -103,7 +103,7 @@ class Studio:
         from comfy.samplers import KSAMPLER, sampler_object
 
         trajectory = trajectory or self.trajectory
-        sigmas = trajectory.grid(trajectory.steps) if sigmas is None else sigmas
+        sigmas = trajectory.sampling_sigmas(trajectory.steps) if sigmas is None else sigmas
         own = sampler_object(solver).sampler_function
 
         def from_the_trajectory(denoiser, x, sigmas, **more):

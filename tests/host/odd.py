@@ -10,6 +10,8 @@ from fractions import Fraction
 import torch
 from hypothesis import strategies as st
 
+from blade.inversion.coordinates import FLOW
+
 NASTY_INTS = (-1, 0, 1, 2**31, -(2**63), 2**64, 10**30)
 NASTY_FLOATS = (math.nan, math.inf, -math.inf, -0.0, 5e-324, -1.0, 1e9, 1e308)
 WORDS = ("", "red circle", "circle", "a", "grass:0.5", "-grass", "red circle, -grass", "circle#2", "circle#1", "(circle", ")(", ",,,", "blue", "красный",
@@ -227,7 +229,7 @@ def spoiled(trajectory):
             replace(trajectory, sigmas=sigmas.flip(0)),
             replace(trajectory, sigmas=sigmas * math.nan),
             replace(trajectory, sigmas=sigmas.double()),
-            replace(trajectory, family="flow"),
+            replace(trajectory, coordinates=FLOW),
             replace(trajectory, exact_clip=torch.zeros(1)),
         ]
     )

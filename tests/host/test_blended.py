@@ -102,7 +102,7 @@ def test_guidance_that_ends_as_it_begins_is_constant(studio, box):
 def test_guidance_changes_evenly_over_the_steps(studio, box, begin, end):
     model, seen = watched_guidance(studio)
     studio.sample(model=model, mask=box, cfg=begin, cfg_end=end)
-    sigmas = studio.trajectory.grid(studio.steps)[:-1].tolist()
+    sigmas = studio.trajectory.sampling_sigmas(studio.steps)[:-1].tolist()
     assert [sigma for sigma, _ in seen] == pytest.approx(sigmas)
     assert [scale for _, scale in seen] == pytest.approx(torch.linspace(begin, end, studio.steps).tolist())
 

@@ -238,23 +238,23 @@ def small(studio, comfy):
 
 
 def solvers():
-    from blade.blending.blend import CALLS_PER_STEP
+    from blade.blending.blend import SOLVERS
 
-    return list(CALLS_PER_STEP)
+    return list(SOLVERS)
 
 
 @pytest.mark.parametrize("family", ["eps", "v"])
 @pytest.mark.parametrize("solver", solvers())
 def test_every_solvers_full_mask_is_cores_sampling_and_its_empty_mask_the_clip(studio, small, family, solver):
     model, trajectory = small[family]
-    assert trajectory.family == family
+    assert trajectory.coordinates.prediction == family
     sample = lambda mode, steps: studio.latents(  # noqa: E731
         trajectory=trajectory, model=model, solver=solver, steps=steps, mask=torch.ones(1, 64, 64), mask_mode=mode
     )
     clip = model.model.process_latent_out(trajectory.clip)
     for steps in (4, 3):
         full = sample("alone", steps)
-        assert torch.equal(full, studio.stock(trajectory, model, solver=solver, sigmas=trajectory.grid(steps)))
+        assert torch.equal(full, studio.stock(trajectory, model, solver=solver, sigmas=trajectory.sampling_sigmas(steps)))
         assert (full - clip).abs().mean() > EDITED
     assert torch.equal(sample("subtract", 3), clip)  # of which nothing is left; one that is empty from the start is refused
 

@@ -341,10 +341,10 @@ def family(request, comfy):
 
 
 def test_in_every_family_the_edit_is_cores_sampling_and_stays_inside(studio, family):
-    from blade.host.sampling import unet_family
+    from blade.host.families import coordinates_of
 
     model, predicts, prompt = family
-    assert unet_family(model) == predicts
+    assert coordinates_of(model).prediction == predicts
     source, target, negative = (prompt(text) for text in ("a red circle on grass", TARGET, ""))
     trajectory = studio.invert(model, source)
     stock = studio.stock(trajectory, model, target, negative)

@@ -46,7 +46,7 @@ def prompts(studio):
 
 @pytest.fixture(scope="module")
 def levels(studio):
-    return studio.trajectory.grid(4)[:-1]
+    return studio.trajectory.sampling_sigmas(4)[:-1]
 
 
 BARE = {

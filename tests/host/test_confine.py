@@ -25,7 +25,7 @@ def heard_in(cells):
 def layer(comfy):
     """Calls the handler as a layer of two frames does, with a negative and a target prompt in the batch."""
     from blade.host.attention import confining
-    from blade.host.frames import KEY, FramePass
+    from blade.host.layers import FRAMES, FramePass, Layer, ModelCall
 
     torch.manual_seed(0)
     q, k, v = torch.randn(4, 16, 8), torch.randn(4, 77, 8), torch.randn(4, 77, 8)
@@ -34,16 +34,11 @@ def layer(comfy):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
     def call(heard, cells=16, original=(4, 4), known=True):
-        passing = FramePass(SimpleNamespace(pilot=()), (5, 6), (4, 4), None, None)
-        options = {
-            "uuids": [UNHEARD, HEARD],
-            "cond_or_uncond": [1, 0],
-            "activations_shape": [4, 8, *SIZE],
-            "original_shape": [4, 4, *original],
-            "sigmas": torch.tensor([5.0]),
-        } | ({KEY: passing} if known else {})
+        passing = FramePass(SimpleNamespace(pilot=()), (5, 6), (4, 4), None, None, None)
+        options = {"uuids": [UNHEARD, HEARD], "cond_or_uncond": [1, 0]} | ({FRAMES: passing} if known else {})
+        layer = Layer(ModelCall(options, original), (("input", 1), 0), SIZE, heads=1, batch=4, rows=4)
         handler = confining(heard, {(HEARD, 0)})
-        return handler(q[:, :cells], k, v, attend, options), attend(q[:, :cells], k, v), v
+        return handler(q[:, :cells], k, v, attend, layer), attend(q[:, :cells], k, v), v
 
     return call
 

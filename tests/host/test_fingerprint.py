@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from blade.inversion.coordinates import V
 from runner.host import REPOSITORY
 
 PRECISIONS = {
@@ -164,7 +165,7 @@ def test_a_sample_of_before_is_compared_by_what_it_has(weights, other, sample, l
     assert told_of(load(weights), old) == "" == told_of(load(with_lora(weights, 1.0)), old)
     assert "its weights are in fp8_e5m2, and were in fp16" in told_of(load(weights, "fp8_e5m2"), old)
     with pytest.raises(ValueError, match="another checkpoint"):
-        told_of(load(other), replace(old, family="v"))
+        told_of(load(other), replace(old, coordinates=V))
 
 
 def test_a_sample_with_unknown_values_comes_back_from_a_file(weights, sample, load, path, tmp_path):

@@ -89,19 +89,20 @@ def sampling(model, kind, zsnr=False):
 
 
 def test_the_twin_is_known_as_a_v_model_with_a_zero_terminal_snr(loaded, twin):
-    from blade.host.sampling import sigma_table, unet_family
+    from blade.host.families import coordinates_of
+    from blade.host.sampling import sigma_table
 
-    assert unet_family(loaded[0]) == "eps"
-    assert unet_family(twin) == "v"
+    assert coordinates_of(loaded[0]).prediction == "eps"
+    assert coordinates_of(twin).prediction == "v"
     assert float(sigma_table(twin)[-1]) > 4000
 
 
 @pytest.mark.parametrize(("kind", "family"), [("eps", "eps"), ("v_prediction", "v")])
 @pytest.mark.parametrize("zsnr", [False, True])
 def test_a_prediction_that_a_node_has_set_counts(loaded, kind, family, zsnr):
-    from blade.host.sampling import unet_family
+    from blade.host.families import coordinates_of
 
-    assert unet_family(sampling(loaded[0], kind, zsnr)) == family
+    assert coordinates_of(sampling(loaded[0], kind, zsnr)).prediction == family
 
 
 @pytest.mark.parametrize("kind", ["lcm", "x0", "img_to_img"])

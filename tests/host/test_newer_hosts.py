@@ -405,7 +405,7 @@ def test_a_layers_own_choice_of_attention_is_told_where_we_handle_it(studio, box
 def test_what_a_hosts_call_of_a_replacement_says_besides_is_handed_on(studio, monkeypatch):
     import comfy.ldm.modules.attention as core
 
-    from blade.host.attention import attention_wrapper
+    from blade.host.families.unet import UNet
 
     said = []
 
@@ -418,12 +418,13 @@ def test_what_a_hosts_call_of_a_replacement_says_besides_is_handed_on(studio, mo
         return v
 
     def call(x, timesteps, context, y, control, options):
+        told = {"n_heads": 2, "attn_precision": None, "activations_shape": x.shape, "block": ("input", 1), "block_index": 0}
         for block in (("input", 1, 0), ("input", 2, 0)):
-            options["patches_replace"]["attn1"][block](x, x, x, {"n_heads": 2, "attn_precision": None}, low_precision_attention=False)
+            options["patches_replace"]["attn1"][block](x, x, x, told, low_precision_attention=False)
 
     monkeypatch.setattr(core, "optimized_attention", optimized_attention)
-    wrapper = attention_wrapper(
-        studio.model.get_model_object("diffusion_model"), self_attention=lambda q, k, v, attend, options: attend(q, k, v)
+    wrapper = UNet().attention_wrapper(
+        studio.model.get_model_object("diffusion_model"), self_attention=lambda q, k, v, attend, layer: attend(q, k, v)
     )
     wrapper(call, torch.zeros(1, 4, 8, 8), None, None, None, None, {"patches_replace": {"attn1": {("input", 1): replacement}}})
     assert said == [{"low_precision_attention": False}] * 2

@@ -340,13 +340,14 @@ def test_a_flow_model_is_refused_by_name(comfy, nodes):
 
 def test_maps_are_carried_along_each_frames_own_self_attention_under_a_temporal_patch(loaded, nodes):
     """Temporal attention widens the keys; the recorder looks at them before."""
-    from blade.attention.record import clear, signal_share
+    from blade.attention.record import clear
+    from blade.inversion.coordinates import EPS
 
     model, clip, latent, _ = loaded
     source = nodes.prompt(clip, "a red circle on grass")
     for patched in (model, nodes.temporal(model, "self", "first", "previous", batch_frames=2)):
         record = nodes.invert(patched, source, {"samples": latent}, STEPS).record
         ((size, spread),) = record.spread.items()
-        raw = [(signal_share(sigma), maps[size].float()) for sigma, maps in zip(record.sigmas, record.levels, strict=True) if clear(sigma)]
+        raw = [(EPS.share(sigma), maps[size].float()) for sigma, maps in zip(record.sigmas, record.levels, strict=True) if clear(sigma)]
         mean = sum(share * maps for share, maps in raw) / sum(share for share, _ in raw)
         assert (spread - mean).abs().max() > 0.01

@@ -453,12 +453,13 @@ def test_a_recorder_on_or_off_gives_the_same_latents_along_a_whole_sampling(host
 @pytest.mark.parametrize("size", [(16, 16), (15, 17), (32, 20)], ids=str)
 def test_the_blocks_of_a_size_are_those_whose_layers_have_it(host, size):
     """Self-attention is watched in those alone, so that the others keep what they keep without a recorder."""
-    from blade.host.attention import blocks_where, layer_size, with_attention
+    from blade.host.attention import with_attention
+    from blade.host.families.unet import blocks_where
 
     seen = set()
 
-    def note(q, k, v, attend, options):
-        seen.add((options["block"], layer_size(options)))
+    def note(q, k, v, attend, layer):
+        seen.add((layer.name[0], layer.size))
         return attend(q, k, v)
 
     unet, prompt = host.model.get_model_object("diffusion_model"), host.prompt(PLAIN)

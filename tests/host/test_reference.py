@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.quality.reference import diffusers_unet, invert_with_diffusers, sample_with_diffusers
+from blade.inversion.coordinates import Coordinates
 from blade.inversion.ddim import invert_ddim
 from blade.inversion.schedule import ddim_sigmas
 
@@ -95,7 +96,7 @@ def test_the_converted_unet_is_comfyui_unet(loaded, unet, clip):
 def test_inversion_is_diffusers_at_every_level(loaded, unet, clip, kind):
     family, words, denoiser, sigmas = kind
     ours = {}
-    invert_ddim(denoiser, clip, sigmas, family=family, keep=lambda level, x: ours.setdefault(level, x.clone()))
+    invert_ddim(denoiser, clip, sigmas, coordinates=Coordinates(family), keep=lambda level, x: ours.setdefault(level, x.clone()))
     theirs = invert_with_diffusers(unet, clip, loaded[1], STEPS, **words)
     errors = relative_errors(torch.stack([ours[level] for level in range(STEPS + 1)]), theirs)
     assert errors[0] == 0 and max(errors) < 1e-4, errors

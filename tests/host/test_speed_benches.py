@@ -44,7 +44,7 @@ def test_a_step_of_ours_draws_a_mask_and_records_the_target(bench, monkeypatch) 
 
     drawn, found = [], []
     add = online.add_level
-    monkeypatch.setattr(online, "add_level", lambda heat, words, maps: found.append(maps.sigma) or add(heat, words, maps))
+    monkeypatch.setattr(online, "add_level", lambda heat, words, maps, *more: found.append(maps.sigma) or add(heat, words, maps, *more))
     at_step = online.OnlineMask.at_step
     monkeypatch.setattr(online.OnlineMask, "at_step", lambda mask, step: drawn.append(at_step(mask, step)) or drawn[-1])
     bench.pairs("masks")

@@ -154,7 +154,7 @@ def test_on_real_shapes_a_clip_is_inverted_with_its_words_and_conditioning(comfy
         return DDIMInvert.execute(model, source, latent, 2, method="refined").result[0]
 
     trajectory = invert()
-    assert trajectory.family == {"EPS": "eps", "V_PREDICTION": "v"}[KINDS[name]]
+    assert trajectory.coordinates.prediction == {"EPS": "eps", "V_PREDICTION": "v"}[KINDS[name]]
     assert trajectory.latents.shape == (3, 2, 4, 32, 32)
     assert torch.isfinite(trajectory.latents).all()
     assert len(trajectory.origin.weights) == 1280 + 320 + 320 + 4

@@ -5,14 +5,15 @@ from itertools import pairwise
 import pytest
 import torch
 
+from blade.inversion.coordinates import EPS, Coordinates
 from blade.inversion.ddim import invert_ddim, solve_step
 
 SIGMAS = torch.tensor([14.6, 6.0, 2.5, 1.1, 0.4, 0.03, 0.0])
 
 
-def run(model, x, family="eps"):
+def run(model, x, coordinates=EPS):
     levels = {}
-    invert_ddim(model, x, SIGMAS, family=family, keep=lambda level, value: levels.setdefault(level, value.clone()))
+    invert_ddim(model, x, SIGMAS, coordinates=coordinates, keep=lambda level, value: levels.setdefault(level, value.clone()))
     assert sorted(levels) == list(range(len(SIGMAS)))
     return torch.stack([levels[i] for i in range(len(SIGMAS))])
 
@@ -40,7 +41,7 @@ def test_it_is_diffusers_ddim_inverse_recurrence(family):
         return x - s * output if family == "eps" else x / (1 + s**2) - s * output / (1 + s**2).sqrt()
 
     z = torch.randn(2, 4, 3, 3)
-    levels = run(model, z, family)
+    levels = run(model, z, Coordinates(family))
     rising = SIGMAS.flip(0)
     alpha_bar = 1 / (1 + rising**2)
     for i in range(len(rising) - 1):

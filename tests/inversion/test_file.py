@@ -16,7 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import blade.inversion.file as file
+from blade.inversion.coordinates import FLOW, V
 from blade.inversion.file import load_trajectory, save_trajectory
+from blade.inversion.grid import Grid
 from blade.inversion.trajectory import Origin, Trajectory
 from blade.video.whole import PART, Unwritable
 from tests.system import file_limit, kill_at_work, on_linux, run
@@ -24,7 +26,7 @@ from tests.system import file_limit, kill_at_work, on_linux, run
 SIGMAS = torch.tensor([0.0, 0.1, 2.0, 14.6])
 LATENTS = torch.randn(4, 3, 4, 5, 6)
 ORIGIN = Origin(torch.randn(7), {"temporal": "first, previous"}, "a cät\n\ud800", "ddim", "refined", 3, 1e-5, (0.1, 1 / 3, 5e-324))
-PLAIN = Trajectory(SIGMAS, LATENTS, family="v", origin=ORIGIN)
+PLAIN = Trajectory(SIGMAS, LATENTS, coordinates=V, origin=ORIGIN)
 HALVED = Trajectory(SIGMAS, LATENTS.half(), exact_clip=LATENTS[0], origin=ORIGIN)
 MAPS = {"2x3": torch.rand(3, 3, 2, 2, 3).half()}
 
@@ -33,11 +35,11 @@ def recorded(maps=MAPS):
     return replace(HALVED, record=SimpleNamespace(to_tensors=lambda: (maps, {"sigmas": [0.1, 1 / 3]}), nbytes=0))
 
 
-def read_nothing(tensors, description):
+def read_nothing(tensors, description, coordinates):
     raise AssertionError("this file has no record")
 
 
-def read_pair(tensors, description):
+def read_pair(tensors, description, coordinates):
     return SimpleNamespace(to_tensors=lambda: (tensors, description))
 
 
@@ -67,7 +69,7 @@ def test_a_trajectory_comes_back_to_the_bit(tmp_path, trajectory):
     assert same(found.sigmas, trajectory.sigmas) and same(found.latents, trajectory.latents)
     assert found.exact_clip is None if trajectory.exact_clip is None else same(found.exact_clip, trajectory.exact_clip)
     assert same(found.origin.weights, trajectory.origin.weights)
-    assert (found.family, found.record) == (trajectory.family, None)
+    assert (found.coordinates, found.record) == (trajectory.coordinates, None)
 
 
 def test_origin_comes_back_with_its_numbers_exact(saved):
@@ -113,6 +115,7 @@ CUT = """
 import os
 import torch
 from pathlib import Path
+from blade.inversion.coordinates import FLOW, V
 from blade.inversion.file import load_trajectory, save_trajectory
 from blade.inversion.trajectory import Trajectory
 path = Path(sys.argv[2], "a.safetensors")
@@ -209,8 +212,8 @@ def test_another_safetensors_file_is_refused(tmp_path):
 
 
 def test_a_newer_file_says_that_blade_wants_an_update(saved):
-    rewrite(saved, version="2")
-    refused(saved, "newer BLADE", "file version 2", "Update")
+    rewrite(saved, version="3")
+    refused(saved, "newer BLADE", "file version 3", "Update")
 
 
 def test_values_that_are_not_finite_are_refused_with_their_level(saved):
@@ -251,7 +254,8 @@ def test_a_tensor_that_does_not_fit_is_refused_with_what_it_is(saved, tensors, s
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"family": "flow"}, "'flow'"),
+        ({"family": "x0"}, "'x0'"),
+        ({"family": "flow"}, "no 'grid'"),
         ({"family": 3}, "no 'family'"),
         ({"origin": None}, "no 'origin'"),
         ({"origin": {"residuals": [], "patches": {}, "prompt": 5}}, "no 'prompt'"),
@@ -325,6 +329,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(saved):
 KEPT = """
 import torch
 from pathlib import Path
+from blade.inversion.coordinates import FLOW, V
 from blade.inversion.file import load_trajectory, save_trajectory
 from blade.inversion.trajectory import Trajectory
 path = Path(sys.argv[2], "a.safetensors")
@@ -363,6 +368,7 @@ def test_the_content_is_as_the_library_itself_writes_it(tmp_path, latents):
 GROWS = """
 import torch
 from pathlib import Path
+from blade.inversion.coordinates import FLOW, V
 from blade.inversion.file import save_trajectory
 from blade.inversion.trajectory import Trajectory
 
@@ -494,7 +500,7 @@ def test_numbers_of_another_kind_in_the_description_are_refused(saved, change):
     header["__metadata__"]["trajectory"] = json.dumps(described)
     saved.write_bytes(forged(header, data))
     with pytest.raises(ValueError, match="damaged.*Save the trajectory again"):
-        load_trajectory(saved, lambda tensors, description: [float(sigma) for sigma in description["sigmas"]])
+        load_trajectory(saved, lambda tensors, description, coordinates: [float(sigma) for sigma in description["sigmas"]])
 
 
 def test_a_file_cut_short_at_any_byte_is_refused(tmp_path):
@@ -516,6 +522,7 @@ def test_tensors_at_odd_bytes_are_read(saved, before):
 CLAIMS = """
 import json, struct
 from pathlib import Path
+from blade.inversion.coordinates import FLOW, V
 from blade.inversion.file import load_trajectory, read_metadata
 path, size = Path(sys.argv[2]), 100 * 2**30
 origin = {"patches": {}, "prompt": None, "schedule": "", "method": "", "refine": 0, "tolerance": 0, "residuals": []}
@@ -556,3 +563,25 @@ def test_a_file_that_claims_a_hundred_gigabytes_takes_no_memory(tmp_path):
     *sentences, grown = run(CLAIMS, tmp_path / "a.safetensors").splitlines()
     assert len(sentences) == 2 + 3 * 2 + 3 and all("'a.safetensors' is" in sentence for sentence in sentences), sentences
     assert int(grown) < 50  # MiB
+
+
+def test_a_flow_models_trajectory_is_a_file_of_version_2_that_says_what_its_cells_cover(tmp_path):
+    trajectory, path = replace(PLAIN, coordinates=FLOW, grid=Grid(16, 4)), tmp_path / "a.safetensors"
+    save_trajectory(path, trajectory)
+    found = load_trajectory(path, read_nothing)
+    assert (found.coordinates, found.grid) == (FLOW, Grid(16, 4)) and torch.equal(found.latents, LATENTS)
+    with safe_open(path, "pt") as saved:
+        assert saved.metadata()["version"] == "2"
+    for version in ("1", "02", "x"):
+        rewrite(path, version=version)
+        refused(path, "damaged", f"its file version is '{version}'")
+
+
+@pytest.mark.parametrize("sides", [[], [8], [8, 0], [8, 1, 1], [8.0, 1], ["8", 1], [True, 1]], ids=str)
+def test_a_grid_that_is_none_is_refused(tmp_path, sides):
+    path = tmp_path / "a.safetensors"
+    save_trajectory(path, replace(PLAIN, coordinates=FLOW))
+    with safe_open(path, "pt") as saved:
+        described = json.loads(saved.metadata()["trajectory"])
+    rewrite(path, trajectory=json.dumps(described | {"grid": sides}))
+    refused(path, "damaged", "not two whole numbers above 0")

@@ -45,22 +45,22 @@ def test_kept_in_fp16_the_clip_is_still_exact():
 
 
 def test_the_sampler_gets_the_stored_levels():
-    assert TRAJECTORY.grid(3).tolist() == [10.0, 2.0, 0.5, 0.0]
+    assert TRAJECTORY.sampling_sigmas(3).tolist() == [10.0, 2.0, 0.5, 0.0]
 
 
 def test_fewer_steps_are_some_of_the_levels_with_both_ends():
     levels = torch.arange(11.0)
-    grid = Trajectory(levels, torch.zeros(11, 1, 4, 2, 2)).grid(4)
+    grid = Trajectory(levels, torch.zeros(11, 1, 4, 2, 2)).sampling_sigmas(4)
     assert grid.tolist() == [10.0, 8.0, 5.0, 2.0, 0.0]
 
 
 @pytest.mark.parametrize("steps", [0, 4])
 def test_steps_that_the_trajectory_has_not_are_refused(steps):
     with pytest.raises(ValueError, match=f"steps is {steps}, but the trajectory has 3.*1 to 3"):
-        TRAJECTORY.grid(steps)
+        TRAJECTORY.sampling_sigmas(steps)
 
 
 def test_a_grid_that_begins_lower_keeps_the_lowest_steps_and_at_least_one():
-    whole = TRAJECTORY.grid(3)
-    assert torch.equal(TRAJECTORY.grid(3, 0.67), whole[1:])
-    assert torch.equal(TRAJECTORY.grid(3, 0.01), whole[-2:])
+    whole = TRAJECTORY.sampling_sigmas(3)
+    assert torch.equal(TRAJECTORY.sampling_sigmas(3, 0.67), whole[1:])
+    assert torch.equal(TRAJECTORY.sampling_sigmas(3, 0.01), whole[-2:])

@@ -22,12 +22,14 @@ def test_strength_0_and_keys_from_self_are_stock_to_the_bit(host, in_double, pla
 def test_strength_a_half_mixes_each_layers_two_results_equally(host, in_double, plain, monkeypatch):
     from comfy.ldm.modules.attention import optimized_attention
 
+    from blade.host.families import unet
+
     outputs = {}
 
     def run(strength):
         layers = outputs.setdefault(strength, [])
 
-        class Watch(host.attention._Everywhere):
+        class Watch(unet.Replacements):
             def __getitem__(self, block):
                 inner = super().__getitem__(block)
 
@@ -39,7 +41,7 @@ def test_strength_a_half_mixes_each_layers_two_results_equally(host, in_double, 
 
                 return replacement
 
-        monkeypatch.setattr(host.attention, "_Everywhere", Watch)
+        monkeypatch.setattr(unet, "Replacements", Watch)
         return host.once(host.temporal(size=FRAMES, strength=strength), plain)
 
     half, full, stock = run(0.5), run(1.0), host.once(host.model, plain)
