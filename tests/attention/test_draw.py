@@ -9,6 +9,7 @@ from blade.attention.draw import MaskRule, draw_mask
 from blade.attention.heat import WordsHeat, record_heat
 from blade.attention.masks import ADD, FIXED, HYSTERESIS, LIMIT, OTSU, SUBTRACT, blur_mask, to_latent_mask
 from blade.attention.record import CrossAttentionRecord
+from blade.attention.refine import along_motion, cut_along_edges
 from blade.attention.words import Phrase, PromptWords, Word
 from demo.check import iou
 
@@ -201,6 +202,39 @@ def test_work_ticks_once_a_frame_for_each_of_edges_and_smoothing(edges, smoothin
 def test_a_record_without_a_level_says_that_nothing_was_recorded():
     with pytest.raises(ValueError, match="no cross-attention maps"):
         draw_mask(record_heat(CrossAttentionRecord(WORDS), [CAT], SIZE, SIZE), MaskRule())
+
+
+def test_with_frames_the_outline_is_cut_and_what_most_frames_agree_on_is_made_firm():
+    truth = OBJECT[:1].expand(4, -1, -1)
+    maps, frames = blurred(truth, 3), a_clip(truth)
+    maps[2] *= 0.7
+    heat = heat_of(maps)
+    warmth = heat.at(slice(0, 4))
+    found, threshold = draw_mask(heat, MaskRule(smoothing=2), frames)
+    cut = cut_along_edges(frames, warmth, (warmth > threshold).float(), threshold)
+    assert torch.equal(found, (1.5 * along_motion(frames, cut, 2) - 0.25).clamp(0, 1))
+    assert ((found > 0) & (found < 1)).any()
+
+
+def test_without_edges_the_heat_itself_is_agreed_on_and_the_threshold_is_of_what_was_recorded():
+    truth = OBJECT[:1].expand(4, -1, -1)
+    maps, frames = blurred(truth, 3), a_clip(truth)
+    maps[2] *= 0.7
+    heat = heat_of(maps)
+    found, threshold = draw_mask(heat, MaskRule(edges=False, smoothing=2), frames)
+    assert threshold == draw_mask(heat, PLAIN)[1]
+    assert torch.equal(found, (along_motion(frames, heat.at(slice(0, 4)), 2) > threshold).float())
+
+
+def test_a_rule_that_is_left_to_itself_is_the_nodes():
+    assert MaskRule() == MaskRule("half height", 0.3, True, 6, 0, False, 0, 0.0, "limit")
+
+
+def test_a_matte_lets_heat_have_a_say_above_a_half_and_without_any_the_threshold_is_the_hottest():
+    heat, half = heat_of(TWO), torch.full((2, SIZE, SIZE), 0.5)
+    assert draw_mask(heat, PLAIN, matte=half)[1] == 1
+    assert draw_mask(heat, PLAIN, matte=torch.full((2, SIZE, SIZE), 0.6))[1] == draw_mask(heat, PLAIN)[1]
+    assert draw_mask(heat, PLAIN, matte=half)[0].tolist() == torch.zeros(2, SIZE, SIZE).tolist()
 
 
 # Everything but some words

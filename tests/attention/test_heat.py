@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from blade.attention import heat as module
-from blade.attention.heat import HeatMap, WordsHeat, add_level, histogram, level_heat, record_heat, resize, spans
+from blade.attention.heat import HeatMap, WordsHeat, add_level, histogram, level_heat, normalise, record_heat, resize, spans
 from blade.attention.record import CrossAttentionRecord, LevelMaps
 from blade.attention.words import Phrase, PromptWords, Word
 from blade.inversion.coordinates import EPS
@@ -197,3 +197,44 @@ def test_heat_is_the_same_to_the_bit_however_often_it_is_asked_for(phrases):
         parts.append(((mean - mean.min()) / (mean.max() - mean.min())).clamp(0, 1))
     each = weights * torch.stack(parts)
     assert torch.equal(first, (each.clamp(min=0).amax(0) + each.clamp(max=0).amin(0)).clamp(0, 1))
+
+
+@pytest.mark.parametrize("first", [slice(0, 2), slice(2, 5), slice(1, 5), slice(0, 4), slice(0, 5, 2)])
+def test_the_scale_is_the_whole_clips_whichever_frames_are_asked_for_first(first):
+    maps = tokens(red=torch.rand(5, 4, 4) * torch.tensor([1.0, 0.2, 0.3, 0.4, 2.0])[:, None, None])
+    whole = heat_of([RED], maps, (9, 9)).at(WHOLE)
+    assert torch.equal(heat_of([RED], maps, (9, 9)).at(first), whole[first])
+
+
+def test_a_weight_above_one_saturates():
+    found = heat_of([Phrase("red", (2,), 2.0)], tokens(red=cell(0, 0) + cell(1, 1, 0.25) + cell(2, 2, 0.5))).at(WHOLE)[0]
+    assert [float(found[place, place]) for place in range(4)] == [1, 0.5, 1, 0]
+    both = heat_of([Phrase("red", (2,), 2.0), CAT], tokens(red=cell(0, 0) + cell(1, 1, 0.25), cat=cell(3, 3))).at(WHOLE)[0]
+    assert [float(both[place, place]) for place in (0, 1, 3)] == [1, 0.5, 1]
+
+
+def test_a_scale_spans_a_ten_thousandth_of_the_heat_at_least():
+    heat = torch.tensor([1.0, 1 - 2**-15, 0.5])
+    normalise(heat, (1 - 2**-14, 1.0))
+    assert heat.tolist() == [pytest.approx(2**-14 / 1e-4), pytest.approx(2**-15 / 1e-4), 0]
+    cold = torch.tensor([0.0, 5e-13])
+    normalise(cold, (0.0, 5e-13))
+    assert cold.tolist() == [0, pytest.approx(0.5)]
+
+
+def test_resizing_takes_a_cell_for_an_area_not_for_a_point():
+    ramp = torch.arange(1.0, 9).expand(1, 8, 8)
+    found = resize(ramp, (16, 16))[0]
+    expected = (torch.arange(16) + 0.5) / 2 + 0.5  # of each pixel's centre
+    assert (found[:, 4:12] - expected[4:12]).abs().max() < 0.05
+    assert torch.equal(resize(ramp.mT, (16, 16))[0], found.T)
+
+
+def test_the_heat_of_no_phrase_is_none():
+    heat = WordsHeat([], 4, 4)
+    assert (len(heat), heat.weight, heat.all_but) == (0, 0, False)
+
+
+def test_a_record_in_which_nothing_was_seen_says_so():
+    with pytest.raises(ValueError, match="no cross-attention maps"):
+        record_heat(CrossAttentionRecord(WORDS), [RED], 4, 4)

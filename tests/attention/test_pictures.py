@@ -1,16 +1,21 @@
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from blade.attention.heat import WordsHeat
+from blade.attention.heat import WordsHeat, level_heat
 from blade.attention.pictures import (
     LINE,
     STRIP_LEVELS,
     contour_pictures,
     heat_pictures,
+    mask_strip,
     name,
     paint_heat,
     step_strip,
+    strip_places,
+    titled,
+    to_image,
 )
 from blade.attention.record import CrossAttentionRecord
 from blade.attention.words import Phrase, PromptWords, Word
@@ -118,3 +123,47 @@ def test_words_beyond_ascii_have_pictures_too(text):
     assert name(phrase).isascii()
     assert heat_pictures(heat_of(phrase), box()).shape[0] == 3
     assert step_strip(record_of(2), [phrase], HEIGHT, WIDTH).shape[0] == 1
+
+
+def test_heat_is_painted_in_opencvs_inferno_as_red_green_blue():
+    painted = paint_heat(torch.tensor([[0.0, 0.5, 1.0, 1.5, -0.5]]))
+    steps = cv2.applyColorMap(np.array([[0, 127, 255, 255, 0]], np.uint8), cv2.COLORMAP_INFERNO)
+    assert np.array_equal(painted, steps[..., ::-1])
+
+
+def test_a_title_is_white_on_black_and_lies_whole_above_the_picture():
+    picture = np.full((20, 60, 3), 7, np.uint8)
+    found = titled(picture, "sgjW")
+    assert found.shape == (20 + LINE, 60, 3) and np.array_equal(found[LINE:], picture)
+    rows, columns = np.nonzero(found[:LINE].max(-1))
+    assert (found[:LINE].max(-1) == found[:LINE].min(-1)).all() and found[:LINE].max() > 200
+    assert 1 <= rows.min() <= 3 and 10 <= rows.max() < LINE - 1  # also what hangs below the line
+    assert 2 <= columns.min() <= 3 and columns.max() < 40
+
+
+def test_the_strip_shows_the_frame_in_the_middle_under_its_sigma():
+    one, other = (
+        step_strip(record_of(2), [RED], HEIGHT, WIDTH),
+        heat_pictures(level_heat(record_of(2), 1, [RED], HEIGHT, WIDTH), torch.zeros(3, HEIGHT, WIDTH)),
+    )
+    assert torch.equal(one[0, LINE:, WIDTH:], other[1])
+    assert torch.equal(one[0, :LINE, :WIDTH], to_image([titled(np.zeros((0, WIDTH, 3), np.uint8), "sigma 0.1")])[0])
+
+
+def test_the_strip_of_masks_shows_cells_as_squares_of_their_shade_by_step():
+    masks = [torch.tensor([[0.0, 1.0], [0.5, 0.25]]) * (step < 2) for step in range(3)]
+    strip = mask_strip(masks, [14.614, 2.5, 0.03], 8, 50)
+    assert strip.shape == (1, LINE + 8, 150, 3)
+    shown = (strip[0, LINE:] * 255).round().int()
+    assert [shown[row, column].tolist() for row, column in ((0, 0), (3, 25), (4, 24), (7, 49))] == [
+        [value] * 3 for value in (0, 255, 127, 63)
+    ]
+    assert torch.equal(shown[:, 50:100], shown[:, :50]) and shown[:, 100:].max() == 0
+    assert torch.equal(strip[0, :LINE, :50], to_image([titled(np.zeros((0, 50, 3), np.uint8), "sigma 14.6")])[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "places"), [(1, [0]), (2, [0, 1]), (10, list(range(10))), (11, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]), (28, list(range(0, 28, 3)))]
+)
+def test_a_strip_shows_at_most_ten_levels_from_the_first_to_the_last(count, places):
+    assert strip_places(count) == places

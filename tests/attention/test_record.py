@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, recorded_sizes, spread_maps, token_maps
+from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder, clear, recorded_sizes, spread_maps, token_maps
 from blade.attention.words import PromptWords, Word
 from blade.inversion.coordinates import EPS
 
@@ -345,3 +345,97 @@ def test_maps_of_a_fine_resolution_are_not_spread():
     recorder.add(torch.randn(1, 576, 16), torch.randn(1, 77, 16), 2, size, 0.3, range(1))
     found = recorder.finish()
     assert found.spread is None and found.maps[size].any()
+
+
+@pytest.mark.parametrize(
+    ("latent", "sizes"),
+    [
+        ((9, 20), {(9, 20)}),  # 180 cells
+        ((26, 50), {(26, 50), (13, 25)}),  # 1300
+        ((25, 53), {(13, 27)}),  # 1325
+        ((2, 179), {(2, 179)}),
+        ((65, 63), {(33, 32), (17, 16)}),
+        ((128, 72), {(32, 18)}),
+        ((4000, 3000), {(500, 375)}),
+        ((1, 3), {(1, 3)}),
+    ],
+)
+def test_maps_of_180_to_1300_cells_are_kept_or_the_finest_that_is_not_too_fine(latent, sizes):
+    assert recorded_sizes(*latent) == sizes
+
+
+def test_a_level_is_clear_to_a_fifth_of_noise():
+    assert clear(0.5) and not clear(0.5001)
+
+
+@pytest.mark.parametrize(("size", "spread"), [((16, 32), True), ((19, 27), False), ((7, 9), False)])
+def test_maps_of_up_to_512_cells_are_spread(size, spread):
+    assert MapRecorder(WORDS, frozenset([(16, 32), (19, 27)]), 1).spreads_at(size) == spread
+
+
+@pytest.mark.parametrize(("sigma", "seen"), [(2.0, True), (2.0 + 1e-6, True), (2.0 - 1e-6, True), (2.0 + 4e-6, False), (2.0 - 4e-6, False)])
+def test_a_level_is_the_same_to_a_millionth(sigma, seen):
+    recorder = MapRecorder(WORDS, frozenset([(3, 4)]), 1)
+    q = torch.zeros(1, 12, 4)
+    assert not recorder.watches(q, (3, 4), sigma)
+    recorder.begin(2.0)
+    assert recorder.watches(q, (3, 4), sigma) == seen
+    assert not recorder.watches(q, (4, 3), sigma) and not recorder.watches(q[:, 1:], (3, 4), sigma)
+    recorder.words = PromptWords("", (), 77)
+    assert not recorder.watches(q, (3, 4), sigma)
+
+
+def test_a_frame_that_no_layer_has_shown_is_cold():
+    q, k = cross_attention(1)
+    found = seen(("add", q, k, (3, 4), [1]))
+    assert found.maps[3, 4][0].eq(0).all() and found.maps[3, 4][1].gt(0).all()
+    assert found.maps[3, 4].dtype == torch.float16 and found.spread[3, 4].dtype == torch.float16
+
+
+def test_a_level_ends_with_finish_and_another_begins_anew():
+    recorder = MapRecorder(WORDS, frozenset([(3, 4)]), 1)
+    one, other = cross_attention(1), cross_attention(1)
+    recorder.begin(2.0)
+    recorder.add(*one, 2, (3, 4), 2.0, [0])
+    recorder.begin(1.0)
+    recorder.add(*other, 2, (3, 4), 1.0, [0])
+    found = recorder.finish()
+    assert found.sigma == 1 and torch.equal(found.maps[3, 4], seen(("add", *other, (3, 4), [0]), sigma=1.0, frames=1).maps[3, 4])
+    assert recorder.finish() is None
+    recorder.add(*other, 2, (3, 4), 1.0, [0])
+    assert recorder.finish() is None
+
+
+def test_columns_that_are_no_multiple_of_the_prompts_are_left_out():
+    q, k = cross_attention()
+    assert seen(("add", q, k[:, :-1], (3, 4), range(2))) is None
+    assert seen(("add", q, k.repeat(1, 2, 1), (3, 4), range(2))) is not None
+
+
+def test_a_records_bytes_are_those_of_the_maps_it_shows():
+    assert filled(levels=2, allocated=9).nbytes == 2 * 2 * 2 * 3 * (3 * 4 + 6 * 8)
+    assert CrossAttentionRecord(WORDS).nbytes == 0
+
+
+def test_what_a_record_without_stores_has_is_stacked_by_level():
+    maps = [torch.rand(2, 3, 3, 4) for _ in range(3)]
+    record = CrossAttentionRecord(
+        WORDS, [0.5, 0.2, 0.1], [{(3, 4): maps[0]}, {(3, 4): maps[1], (6, 8): torch.rand(2, 3, 6, 8)}, {(3, 4): maps[2]}]
+    )
+    tensors, description = record.to_tensors()
+    assert torch.equal(tensors["3x4"], torch.stack(maps))
+    assert description["levels"] == {"3x4": [0, 1, 2], "6x8": [1]}
+    back = CrossAttentionRecord.from_tensors(tensors, description)
+    assert set(back.stores) == {(3, 4)} and back.stores[3, 4].data_ptr() == tensors["3x4"].data_ptr()
+
+
+@pytest.mark.parametrize("sigma", [0.0, -0.1, float("inf")])
+def test_a_sigma_that_is_not_positive_is_refused(sigma):
+    with pytest.raises(ValueError, match="not positive"):
+        CrossAttentionRecord.from_tensors(TENSORS, {**DESCRIPTION, "sigmas": [0.3, sigma]})
+
+
+def test_a_level_of_which_nothing_was_kept_is_refused():
+    tensors = {name: maps[:1] for name, maps in TENSORS.items()}
+    with pytest.raises(ValueError, match="level without maps"):
+        CrossAttentionRecord.from_tensors(tensors, {**DESCRIPTION, "levels": {name: [0] for name in tensors}})

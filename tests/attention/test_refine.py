@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from blade.attention import heat as heat_module
-from blade.attention.refine import SURELY_OUT, along_motion, cut_along_edges, neighbours
+from blade.attention import refine
+from blade.attention.refine import SURELY_OUT, along_motion, box_around, cut_along_edges, neighbours, to_bgr
 from demo.check import iou
 
 SIZE = 80
@@ -239,3 +240,80 @@ def test_what_is_smoothed_ticks_once_a_frame(monkeypatch):
     ticks = []
     along_motion(FRAME.expand(5, -1, -1, -1), torch.zeros(5, SIZE, SIZE), 1, lambda: ticks.append(1))
     assert len(ticks) == 5
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What GrabCut is told, (labels, rounds), in the place of GrabCut; it finds what is set in `found` of the part that it looks at."""
+    calls, found = [], []
+
+    def cut_nothing(picture, labels, box, background, foreground, rounds, mode):
+        calls.append((labels.copy(), rounds))
+        if found:
+            labels[:] = cv2.GC_PR_BGD
+            labels[found[0]] = cv2.GC_PR_FGD
+
+    monkeypatch.setattr(refine.cv2, "grabCut", cut_nothing)
+    return calls, found
+
+
+@pytest.mark.parametrize(("threshold", "sure"), [(0.25, 0.45), (0.5, 0.85)])
+def test_heat_below_half_the_threshold_is_surely_out_and_heat_well_above_it_surely_in(told, threshold, sure):
+    """1.8 times the threshold, or, where that would be next to the hottest, seven tenths of the way there."""
+    heat = np.zeros((40, 40), np.float32)
+    heat[10:30, 10:30] = threshold / 2
+    heat[12:28, 12:28] = threshold / 2 - 0.01
+    heat[14:26, 14:26] = sure - 0.01
+    heat[16:24, 16:24] = sure + 0.01
+    cut(FRAME[:, :40, :40], torch.from_numpy(heat)[None], threshold)
+    ((labels, rounds),) = told[0]
+    assert rounds == 3
+    expected = np.full((40, 40), cv2.GC_BGD)
+    expected[10:30, 10:30] = cv2.GC_PR_BGD
+    expected[12:28, 12:28] = cv2.GC_BGD
+    expected[14:26, 14:26] = cv2.GC_PR_FGD
+    expected[16:24, 16:24] = cv2.GC_FGD
+    assert np.array_equal(labels, expected)
+
+
+@pytest.mark.parametrize(("kept", "stays"), [(25, True), (24, False)])
+def test_where_less_than_a_quarter_is_left_the_drawn_mask_stays(told, kept, stays):
+    heat = torch.zeros(1, SIZE, SIZE)
+    heat[:, 30:40, 30:40] = 0.6
+    told[1].append(np.unravel_index(np.arange(kept), (42, 42)))
+    found = cut(FRAME, heat)
+    assert found.sum() == (kept if stays else 100)
+    assert torch.equal(found, (heat > 0.5).float()) != stays
+    assert told[0][0][0].shape == (42, 42)
+
+
+def test_around_an_object_there_is_half_its_size_of_room_and_sixteen_pixels_at_least():
+    where = np.zeros((300, 200), bool)
+    where[100:150, 90:92] = True
+    assert box_around(where) == (slice(75, 175), slice(74, 108))
+    where[20, 199] = True
+    assert box_around(where) == (slice(0, 215), slice(35, 200))
+
+
+def test_a_neighbour_counts_a_half_and_the_less_the_more_its_colour_differs():
+    grey = lambda level: torch.full((1, SIZE, SIZE, 3), level / 255)  # noqa: E731
+    frames = torch.cat([grey(100), grey(100), grey(120)])
+    first, second, third = neighbours(frames)
+    assert [[there for there, _, _ in near] for near in (first, second, third)] == [[1], [0, 2], [1]]
+    far = 0.5 * np.exp(-((20 / 255 / 0.1) ** 2))
+    assert [float(near[2].mean()) for near in (*first, *second, *third)] == pytest.approx([0.5, 0.5, far, far], rel=1e-4)
+    values = torch.rand(3, SIZE, SIZE)
+    one, two, three = values
+    expected = torch.stack([(one + two / 2) / 1.5, (two + one / 2 + far * three) / (1.5 + far), (three + far * two) / (1 + far)])
+    torch.testing.assert_close(along_motion(frames, values, 1), expected)
+
+
+def test_two_frames_agree_already():
+    values = torch.rand(2, SIZE, SIZE)
+    found = along_motion(torch.full((2, SIZE, SIZE, 3), 0.5), values, 1)
+    torch.testing.assert_close(found, (values + values.flip(0) / 2) / 1.5)
+
+
+def test_the_pictures_that_opencv_sees_are_blue_first_and_without_alpha():
+    picture = torch.tensor([[[1.0, 0.5, 0.0, 0.3]]])
+    assert to_bgr(picture).tolist() == [[[0, 128, 255]]]

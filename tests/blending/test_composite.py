@@ -211,6 +211,24 @@ def test_poisson_of_the_source_itself_moves_nothing(scene, where):
     assert np.abs(poisson(source, source, mask) - source).max() < 3 / 255
 
 
+def test_poisson_changes_all_of_the_mask_and_as_little_around_it_to_every_side():
+    rng, mask = np.random.default_rng(0), np.zeros((40, 50), np.float32)
+    mask[12:28, 15:31] = 1
+    source, edited = (rng.integers(0, 256, (40, 50, 3)).astype(np.float32) / 255 for _ in range(2))
+    changed = (np.abs(poisson(source, edited, mask) - source) > 1e-6).any(-1)
+    assert changed[mask > 0].mean() > 0.98
+    rows, columns = np.nonzero(changed)
+    assert (12 - rows.min(), rows.max() - 27, 15 - columns.min(), columns.max() - 30) == (2, 2, 2, 2)
+
+
+def test_poisson_takes_colours_beyond_the_range_for_its_ends():
+    mask = np.zeros((20, 20), np.float32)
+    mask[6:14, 6:14] = 1
+    beyond, ends = np.full((20, 20, 3), 1.3, np.float32), np.ones((20, 20, 3), np.float32)
+    assert np.array_equal(poisson(beyond, -beyond, mask), poisson(ends, 0 * ends, mask))
+    assert (poisson(beyond, beyond, mask) == 1).all()
+
+
 def test_poisson_with_a_hole_in_the_mask(scene):
     source, edited, _ = scene
     mask = torch.zeros(1, SIDE, SIDE)
