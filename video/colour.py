@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 # libswscale's flags: bicubic, whole chroma, accurate rounding. Without them flat colours are off by up to 3
 EXACT = 4 | 0x2000 | 0x4000 | 0x40000
 PQ, HLG = 16, 18  # SMPTE ST 2084 and ARIB STD-B67 among the transfer characteristics of ITU-T H.273
-UNTOLD = 2  # of the matrix coefficients
+UNSPECIFIED = 2  # of the matrix coefficients
 HD_LINES, HD_COLUMNS = 720, 1280
 REFERENCE_WHITE = 203 / 1000  # of an HLG display's peak: ITU-R BT.2408, section 2.2; it becomes SDR's white
 BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
@@ -24,16 +25,21 @@ def to_rgb(frame, hlg: bool = False) -> np.ndarray:
 
     hlg: its colours are HDR of that kind, and become SDR. A frame without a named matrix is taken as players take it: BT.709 from HD sizes on, else BT.601."""
     matrix = frame.colorspace
-    if matrix == UNTOLD and (frame.height >= HD_LINES or frame.width >= HD_COLUMNS):
+    if matrix == UNSPECIFIED and (frame.height >= HD_LINES or frame.width >= HD_COLUMNS):
         matrix = "ITU709"
-    # Old PyAV decodes everything as BT.601 unless source and destination are told apart here; new PyAV does the same without being told.
-    told = {"src_colorspace": matrix, "dst_colorspace": "ITU601", "src_color_range": frame.color_range, "dst_color_range": "JPEG"}
-    told["interpolation"] = EXACT
+    # Old PyAV decodes everything as BT.601 unless source and destination differ here; new PyAV needs no such hint for the same.
+    conversion: dict[str, Any] = {
+        "src_colorspace": matrix,
+        "dst_colorspace": "ITU601",
+        "src_color_range": frame.color_range,
+        "dst_color_range": "JPEG",
+    }
+    conversion["interpolation"] = EXACT
     if hlg:
-        return hlg_to_sdr(frame.reformat(format="rgb48le", **told).to_ndarray())
+        return hlg_to_sdr(frame.reformat(format="rgb48le", **conversion).to_ndarray())
     if frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components):
-        return over_black(frame.reformat(format="rgba", **told).to_ndarray())
-    return frame.reformat(format="rgb24", **told).to_ndarray()
+        return over_black(frame.reformat(format="rgba", **conversion).to_ndarray())
+    return frame.reformat(format="rgb24", **conversion).to_ndarray()
 
 
 def over_black(picture: np.ndarray) -> np.ndarray:

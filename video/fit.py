@@ -67,15 +67,15 @@ class Fit:
             return cv2.copyMakeBorder(scaled, top, below, left, right, cv2.BORDER_REPLICATE)
         return np.ascontiguousarray(scaled[top : top + height, left : left + width])
 
-    def undo(self, frames: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+    def undo(self, frames: np.ndarray, originals: np.ndarray | None) -> np.ndarray:
         """Frames [frames, *size, 3] at the size before the crop or the padding: [frames, *scaled, 3]
 
-        sources: the clip's own frames of that size, uint8, of which the cropped rim is taken; not needed where nothing was cropped."""
+        originals: the clip's own frames of that size, uint8, of which the cropped rim is taken; not needed where nothing was cropped."""
         (height, width), (rows, columns), (top, left) = self.scaled, self.size, self.margins
         if self.sides == PAD:
             return frames[:, top : top + height, left : left + width]
-        if sources is None:
+        if originals is None:
             return frames
-        whole = sources.copy()
+        whole = originals.copy()
         whole[:, top : top + rows, left : left + columns] = frames
         return whole

@@ -150,7 +150,7 @@ class Pace:
         paced = at_even_times(chain([first], shown), self.fps, 0.0 if forced else EVEN if source.even else UNEVEN, begin, self.note)
         for number, frame in enumerate(paced, begin):
             if not forced and number >= self.stretch.start and (self.repeated or self.left_out):
-                self.tell(number - self.stretch.start + 1)
+                self.describe(number - self.stretch.start + 1)
             yield number, frame
 
     def note(self, number: int, repeats: bool) -> None:
@@ -158,7 +158,8 @@ class Pace:
         if number >= self.stretch.start:
             self.repeated, self.left_out = self.repeated + repeats, self.left_out + (not repeats)
 
-    def tell(self, frames: int) -> None:
+    def describe(self, frames: int) -> None:
+        """Notes for the artist what the pace has cost in so many frames."""
         self.source.notes["pace"] = (
             f"The clip's frames do not come evenly. To keep its pace at {self.fps:.5g} frames a second, {self.repeated} of {frames} frames repeat the one "
             f"before, and {self.left_out} were left out. force_fps sets another rate: a lower one repeats fewer, a higher one leaves out fewer."
@@ -172,7 +173,7 @@ def at_even_times(
     times that no other is near to, and left out where it is too late for the one that is next.
 
     patience: frames by which one may be early or late beyond the half that rounds before that happens, so that a rate which wavers about
-    fps loses none. After FFmpeg's -fps_mode cfr, whose patience is 0.6. note: is told at which number a frame is repeated (True) or left out."""
+    fps loses none. After FFmpeg's -fps_mode cfr, whose patience is 0.6. note: called with the number at which a frame is repeated (True) or left out."""
     slack, given = 0.5 + patience - 1e-6, begin
     last: Shown | None = None
 
@@ -239,5 +240,5 @@ def restored(chunks: Iterable[np.ndarray], source: Source, stretch: Stretch, own
     fit = stretch.fit(source)
     cropped = stretch.sides != PAD and fit.size != fit.scaled
     for chunk in chunks:
-        sources = np.stack(list(islice(own, len(chunk)))).round().clip(0, 255).astype(np.uint8) if cropped else None
-        yield fit.undo(chunk, sources)
+        originals = np.stack(list(islice(own, len(chunk)))).round().clip(0, 255).astype(np.uint8) if cropped else None
+        yield fit.undo(chunk, originals)

@@ -1,4 +1,4 @@
-"""Where things move in a clip."""
+"""Where objects move in a clip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEAST = 12  # pixels a side, below which DIS refuses
 
 
 def optical_flow(here: np.ndarray, there: np.ndarray, finest: int = 1) -> np.ndarray:
-    """From each pixel of a frame to its place in another one: (dx, dy) in pixels, float32 [height, width, 2].
+    """The displacement of each pixel from a frame to another one: (dx, dy) in pixels, float32 [height, width, 2].
 
     here, there: grey, uint8 [height, width]. finest: how often the frames are halved where the search ends. DIS (Kroeger et al. 2016) in OpenCV, whose coarsest scale is chosen by the width alone: where a side
     is less than half of the other, it would read beyond the frame and may end the process, so the frame's last pixels are repeated up to that."""

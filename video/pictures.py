@@ -84,8 +84,8 @@ def side_by_side(shown: Panels, frame: int) -> np.ndarray:
 
 
 def picked(frames: int, most: int) -> list[int]:
-    """At most so many frames, spread evenly over the clip from its first to its last."""
-    return [round(place) for place in np.linspace(0, frames - 1, min(frames, most)).tolist()]
+    """At most so many frames, evenly spaced over the clip from its first to its last."""
+    return [round(frame) for frame in np.linspace(0, frames - 1, min(frames, most)).tolist()]
 
 
 def contact_sheet(frames: dict[int, Panels], columns: int) -> np.ndarray:
@@ -99,12 +99,12 @@ def contact_sheet(frames: dict[int, Panels], columns: int) -> np.ndarray:
     group, columns = margin + len(first) * (width + gap), min(columns, len(frames))
     rows = -(-len(frames) // columns)
     canvas = sheet_of(line + rows * (height + gap), columns * group)
-    for place, (number, shown) in enumerate(frames.items()):
-        row, column = divmod(place, columns)
+    for index, (number, shown) in enumerate(frames.items()):
+        row, column = divmod(index, columns)
         top = line + row * (height + gap)
         write(canvas, f"frame {number}", line, column * group, top + line)
-        for index, (label, picture) in enumerate(shown.items()):
-            left = column * group + margin + index * (width + gap)
+        for panel, (label, picture) in enumerate(shown.items()):
+            left = column * group + margin + panel * (width + gap)
             canvas[top : top + height, left : left + width] = picture
             if not row:
                 write(canvas, label, line, left, line)
@@ -130,5 +130,5 @@ def text_width(text: str, line: int) -> int:
 def write(picture: np.ndarray, text: str, line: int, left: int, bottom: int) -> None:
     """Draws a text in a line that ends at `bottom`."""
     scale, thickness = font(line)
-    place = (left + line // 4, bottom - 5 * line // LINE)
-    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, INK, thickness, cv2.LINE_AA)
+    origin = (left + line // 4, bottom - 5 * line // LINE)
+    cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, INK, thickness, cv2.LINE_AA)

@@ -32,7 +32,7 @@ LOUDEST = 1e6  # from about 1e12 on, AAC's encoder fails
 # of 1 to 8 channels; of FFmpeg's layouts of three and four those whose every channel has all frequencies
 LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")
 OPUS_LAYOUTS = (*LAYOUTS[:3], "quad", *LAYOUTS[4:])  # RFC 7845, section 5.1.1.2
-MOST_CHANNELS = 64  # of PCM, which takes channels that have no places in a room
+MOST_CHANNELS = 64  # of PCM, which takes channels without a speaker position
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # ISO/IEC 14496-3, table 1.18
 OPUS_RATES = (48000, 24000, 16000, 12000, 8000)  # RFC 6716, section 2.1.3
 
@@ -58,9 +58,9 @@ def save_video(
         "PNG frames (lossless)": a folder of 00000.png, 00001.png and so on, with the sound as sound.wav (PCM, fp32).
     waveform: [channels, samples] in -1..1 at sample_rate, cut at the last frame's end. 3 to 8 channels are taken in the order of FFmpeg's layouts 3.0,
         4.0, 5.0, 5.1, 6.1 and 7.1; AAC and Opus take no more, and keep the lowest notes only of the fourth of 6, 7 or 8 (low frequencies).
-    metadata: text by name that the file holds, as tags of the container, or as tEXt chunks of each PNG; GIF has no place for it.
+    metadata: text by name that the file holds, as tags of the container, or as tEXt chunks of each PNG; GIF holds none.
 
-    All is written under another name beside `target` and takes its place at the end: whatever is raised meanwhile, by `chunks` too,
+    All is written under another name beside `target` and renamed at the end: whatever is raised meanwhile, by `chunks` too,
     leaves nothing half written and an earlier file as it was. Raises ValueError for no frames, frames of another kind or size, a folder
     that exists, and an fps or a sound that cannot be written; Unwritable where the system refuses to write."""
     target = Path(target)
@@ -146,11 +146,11 @@ def check_sound(waveform: Tensor | None, sample_rate: int, form: str) -> None:
         )
     if not isinstance(sample_rate, Integral) or not 1 <= sample_rate <= FASTEST_SOUND:
         raise ValueError(f"the sound's sample rate is {sample_rate}. Give a whole number above 0, up to {FASTEST_SOUND:,}.")
-    reach = float(waveform.float().abs().max()) if waveform.numel() else 0.0
-    if not math.isfinite(reach):
+    peak = float(waveform.float().abs().max()) if waveform.numel() else 0.0
+    if not math.isfinite(peak):
         raise ValueError("the sound holds values that are not finite (NaN or infinity). Make it again, or leave it out.")
-    if reach > LOUDEST:
-        raise ValueError(f"the sound's values reach {reach:.3g}, but a waveform lies in -1..1. Make it again, or leave it out.")
+    if peak > LOUDEST:
+        raise ValueError(f"the sound's values reach {peak:.3g}, but a waveform lies in -1..1. Make it again, or leave it out.")
 
 
 def check_sides(form: str, height: int, width: int) -> None:
@@ -283,7 +283,7 @@ class Sound:
         self.samples, channels = waveform.float().cpu().numpy(), len(waveform)
         self.layout = coding.layouts[channels - 1] if channels <= len(coding.layouts) else f"{channels}C"
         rate = self.rate if not coding.rates or self.rate in coding.rates else 48000
-        # by itself FFmpeg puts 5 and 7 channels of Opus into the wrong places
+        # by itself FFmpeg maps 5 and 7 channels of Opus to the wrong speakers
         options = {"mapping_family": "1"} if coding.sound == "libopus" and channels > 2 else {}
         self.stream = file.add_stream(coding.sound, rate=rate, layout=self.layout, options=options)
         if coding.bits:

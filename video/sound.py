@@ -38,7 +38,7 @@ class Heard:
 
     def joined(self, samples: int) -> np.ndarray | None:
         """The first so many samples, [channels, samples], or fewer where the sound ends before; silence where nothing is heard. None without any."""
-        placed = list(zip(self.placed(), self.pieces, strict=True))
+        placed = list(zip(self.starts(), self.pieces, strict=True))
         end = min(max((begin + piece.shape[1] for begin, piece in placed), default=0), samples)
         if not any(begin < end and begin + piece.shape[1] > 0 for begin, piece in placed) or end <= 0:
             return None
@@ -49,7 +49,7 @@ class Heard:
                 whole[:, left:right] = piece[:, left - begin : right - begin]
         return whole
 
-    def placed(self) -> Iterator[int]:
+    def starts(self) -> Iterator[int]:
         """Where each piece begins."""
         begin = 0
         for number, (said, piece) in enumerate(zip(self.begins, self.pieces, strict=True)):
@@ -100,11 +100,11 @@ def heard(
             decoded, piece = decoded + 1, resample(frame)
             said = packet.pts if frame.pts is None else frame.pts
             if said is not None:
-                place = round((float(said * stream.time_base) - origin) * rate) - round(begin * rate)
+                start = round((float(said * stream.time_base) - origin) * rate) - round(begin * rate)
             else:
-                place = found.begins[-1] + found.pieces[-1].shape[1] if found.pieces else -round(begin * rate)
-            if piece.shape[1] and place + piece.shape[1] > -PREROLL * rate:
-                found.begins.append(place)
+                start = found.begins[-1] + found.pieces[-1].shape[1] if found.pieces else -round(begin * rate)
+            if piece.shape[1] and start + piece.shape[1] > -PREROLL * rate:
+                found.begins.append(start)
                 found.pieces.append(piece)
         if time is not None and time > end + AHEAD:
             break
@@ -124,8 +124,8 @@ def with_plain_layout(context) -> None:
 
     Raises ValueError for a codec that brings such an order itself."""
     layout = context.layout  # freed with this function's end: until then the context must have another
-    places = [CHANNELS.index(one.name) if one.name in CHANNELS else -1 for one in layout.channels]
-    if (-1 in places and set(places) == {-1}) or all(one < other for one, other in pairwise(places)):
+    order = [CHANNELS.index(one.name) if one.name in CHANNELS else -1 for one in layout.channels]
+    if (-1 in order and set(order) == {-1}) or all(one < other for one, other in pairwise(order)):
         return
     context.layout = f"{layout.nb_channels}c" if layout.nb_channels <= 8 else f"{layout.nb_channels}C"
     if not context.name.startswith("pcm_"):

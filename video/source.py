@@ -25,7 +25,7 @@ MOST_PIXELS, MOST_BYTES = 2**28, 2**31 - 1  # of a picture: as many as FFmpeg ta
 PNG_BEGINS, TIFF_BEGINS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FOLDER_FPS = 24.0  # a folder tells no frame rate
-SHORTEST, UNTOLD = 0.01, 0.1  # seconds: players show a picture of an animation that names less for the second
+SHORTEST, REPLACEMENT = 0.01, 0.1  # seconds: where an animation states no more than the first for a picture, players show it for the second
 
 
 def source_of_path(path: str, deinterlace: bool = True) -> Source:
@@ -78,8 +78,8 @@ class AnimatedWebP(Source):
         self.spans = list[tuple[float, float]]()
         for picture in self.pictures():
             picture.load()  # before that Pillow does not know how long it stays
-            told = picture.info.get("duration", 0) / 1000
-            duration = told if told > SHORTEST else UNTOLD
+            stated = picture.info.get("duration", 0) / 1000
+            duration = stated if stated > SHORTEST else REPLACEMENT
             self.spans.append((begin, duration))
             begin += duration
         self.width, self.height = picture.size
@@ -181,7 +181,7 @@ def read_picture(path: str) -> np.ndarray:
 def picture_size(content: np.ndarray) -> tuple[int, int] | None:
     """Width and height by a picture's header, of the formats of PICTURES. None for what has no such header. Decodes nothing.
 
-    Not by Image.open, which refuses large pictures before their size can be told, and kinds of TIFF that OpenCV reads."""
+    Not by Image.open, which refuses large pictures before their size is known, and kinds of TIFF that OpenCV reads."""
     file, head = BytesIO(content.data), content[:32].tobytes()
     Image.init()
     try:

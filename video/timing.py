@@ -17,7 +17,7 @@ NO_TIMESTAMPS, DISCONTINUOUS = 0x80, 0x200  # FFmpeg's AVFMT_NOTIMESTAMPS and AV
 # time; one that wavers less at its average, and one whose clock would make more than so many frames of each at that of most of its frames.
 LEAST_VARYING, MOST_REPEATED = 1.1, 2.5
 LEAST_UNEVEN = 0.6  # frames by which one comes early or late where the rate is not even
-LOOKED_AT, LOOKED_AT_BYTES = 5000, 2**26  # packets of a film's beginning, and bytes of them, from which its times are told
+LOOKED_AT, LOOKED_AT_BYTES = 5000, 2**26  # packets of a film's beginning, and bytes of them, from which its timing is determined
 # Seconds by which time stamps jump where another recording begins; forth only in formats of which broadcasts are made, in which those of decoding never
 # go back by less either
 BACK, FORTH = 0.2, 10.0
@@ -48,7 +48,7 @@ class Clock:
         if self.next is not None and (back or self.jumps(self.next, stamp)):
             restarts = True
             self.offsets.append((self.next - stamp) * self.base + self.offsets[-1])
-        # When the first of reordered frames are to be decoded is not always told, and they are shown later.
+        # When the first of reordered frames are to be decoded is not always known, and they are shown later.
         if restarts or packet.dts is not None:
             self.next, self.decoded = stamp + (packet.duration or 0), packet.dts
         self.now = stamp * self.base + self.offsets[-1]

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: made under another name, and put in their place in one step."""
+"""Files and folders that are whole or not there: made under another name, and renamed in one step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Unwritable(OSError):
 
 @contextmanager
 def whole(target: Path) -> Iterator[Path]:
-    """Where to make the file or the folder of files that takes `target`'s place as soon as the block has ended and the disk holds it all.
+    """Where to make the file or the folder of files that becomes `target` as soon as the block has ended and the disk holds it all.
 
     Whatever is raised meanwhile leaves what lay at `target`, and nothing beside it. A killed process leaves one folder .blade_*.part, which goes
     when something else is written there a day later. Raises Unwritable for every OSError; where all is made and only its last step is denied,
@@ -44,7 +44,7 @@ def whole(target: Path) -> Iterator[Path]:
             with suppress(OSError):
                 (room / KEEP).touch()
             raise Unwritable(
-                f"{target.name!r} cannot be put in its place, {str(target.parent)!r} ({error.strerror or error}). Another program may hold it. "
+                f"{target.name!r} cannot be moved into {str(target.parent)!r} ({error.strerror or error}). Another program may hold it. "
                 f"It is whole, and kept: move it there from {str(made)!r}."
             ) from error
     except Unwritable:
@@ -52,19 +52,19 @@ def whole(target: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or error
         raise Unwritable(
-            f"{target.name!r} cannot be written ({reason}). Make room on the disk, or choose another place or name."
+            f"{target.name!r} cannot be written ({reason}). Make room on the disk, or choose another folder or name."
         ) from error
     finally:
         if not kept:
             shutil.rmtree(room, ignore_errors=True)
 
 
-def patiently(step: Callable[..., None], *places: Path) -> None:
+def patiently(step: Callable[..., None], *paths: Path) -> None:
     """Takes a step again and again while the system denies it, for PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            return step(*places)
+            return step(*paths)
         except PermissionError:
             if time.monotonic() > end:
                 raise
@@ -82,6 +82,6 @@ def remove_abandoned(folder: Path) -> None:
     for entry in os.scandir(folder):
         if PART.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False) and not Path(entry.path, KEEP).exists():
             with suppress(OSError):  # another process ends its own just now
-                changed = max(place.lstat().st_mtime for place in (Path(entry.path), *Path(entry.path).rglob("*")))
+                changed = max(path.lstat().st_mtime for path in (Path(entry.path), *Path(entry.path).rglob("*")))
                 if changed < time.time() - ABANDONED:
                     shutil.rmtree(entry.path, ignore_errors=True)

@@ -51,7 +51,7 @@ def test_a_disk_that_tells_only_at_the_end_that_it_is_full_leaves_the_old_file_a
     (tmp_path / "a").write_text("old")
     monkeypatch.setattr(os, step, full)
     with (
-        pytest.raises(Unwritable, match=r"^'a' cannot be written \(No space left on device\)\. Make room.*another place"),
+        pytest.raises(Unwritable, match=r"^'a' cannot be written \(No space left on device\)\. Make room.*another folder"),
         whole(tmp_path / "a") as made,
     ):
         made.write_text("new")
@@ -121,7 +121,7 @@ def test_work_whose_last_step_stays_denied_is_kept_where_the_sentence_says_and_n
         patch.setattr(os, "replace", denied(10**6)[0](os.replace))
         (tmp_path / "a").write_text("old")
         with (
-            pytest.raises(Unwritable, match=r"'a' cannot be put in its place.*Access is denied.*move it there from") as caught,
+            pytest.raises(Unwritable, match=r"'a' cannot be moved into.*Access is denied.*move it there from") as caught,
             whole(tmp_path / "a") as made,
         ):
             made.write_text("hours of work")
