@@ -2,11 +2,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from blade.attention import heat as heat_module
 from blade.attention import online as online_module
 from blade.attention.heat import WordsHeat, record_heat
-from blade.attention.masks import ADD, LIMIT, SUBTRACT, grow_mask
+from blade.attention.masks import ADD, LIMIT, SUBTRACT, fade_out, grow_mask
 from blade.attention.online import FixedMask, MaskHeat, OnlineMask, widened
 from blade.attention.record import CrossAttentionRecord, LevelMaps, MapRecorder
 from blade.attention.words import Phrase, PromptWords, Word
@@ -312,3 +313,74 @@ def test_a_matte_is_laid_over_everything_but_some_words(mode):
 
 def test_everything_but_some_words_grows_onto_what_they_are():
     assert all_but(grow=8).at_step(0).sum() > all_but().at_step(0).sum() > all_but(grow=-8).at_step(0).sum()
+
+
+# What the sampler asks of a mask
+
+
+MOVING = torch.stack([SOURCE[0], pixels(area(3, 6, 1, 4))[0]])
+
+
+def of_mask(mask, aim=(CAT,)):
+    return OnlineMask(MaskHeat(mask), Told(), WordsHeat(aim, SIZE, SIZE), SIGMAS, (CELLS, CELLS))
+
+
+def test_only_an_artists_mask_of_equal_frames_is_known_to_stand_still():
+    assert fixed().still and of_mask(SOURCE).still and fixed(SOURCE[:1]).still
+    assert not fixed(MOVING).still and not of_mask(MOVING).still
+    assert not online().still
+
+
+def test_words_of_the_target_are_unseen_until_the_model_has_shown_their_maps():
+    mask = online(Told(None, seen(4.0, TARGET)))
+    unseen = [mask.unseen]
+    for step in range(3):
+        mask.at_step(step)
+        unseen.append(mask.unseen)
+    assert unseen == [True, True, False, False]
+    assert not online(aim=()).unseen and not fixed().unseen
+
+
+def test_a_mask_that_draws_itself_has_a_recorder_and_an_artists_has_none():
+    recorder = Told()
+    assert online(recorder).recorder is recorder and fixed().recorder is None
+
+
+def test_the_frames_that_the_last_steps_mask_fills_are_known_beforehand():
+    source = SOURCE.clone()
+    source[1] = 0
+    source[1, 20:23, 20:23] = 1  # less than a fifth of a cell, unless it is widened
+    assert online(source=source).filled().tolist() == [True, False]
+    assert online(source=source, widen=20).filled().tolist() == [True, False]  # by the last step nothing is left of it
+    assert online(source=source, grow=4).filled().tolist() == [True, True]
+
+
+def test_where_a_matte_leaves_nothing_the_threshold_is_the_hottest():
+    halves = torch.full((2, SIZE, SIZE), 0.5)
+    assert online(matte=halves, matte_mode=LIMIT).threshold == 1
+    assert online(matte=0 * halves, matte_mode=LIMIT).threshold == 1
+    assert online(matte=1.2 * halves, matte_mode=LIMIT).threshold < 1
+    assert online(matte=0 * halves, matte_mode=ADD).threshold < 1
+
+
+def test_the_targets_heat_never_counts_more_than_the_sources():
+    levels = [seen(0.5, TARGET) for _ in range(STEPS)]
+    mask = online(Told(None, *levels, *levels))
+    for step in range(STEPS):
+        mask.at_step(step)
+    assert mask.target.weight > 0.8 * mask.whole_weight
+    for _ in range(3):
+        mask.at_step(STEPS - 1)
+    assert mask.target.weight > mask.whole_weight
+    assert float(mask.heat(slice(0, 2)).max()) == 1
+
+
+def test_a_mask_in_the_place_of_heat_is_as_long_as_it_is_and_means_what_it_covers():
+    heat = MaskHeat(MOVING)
+    assert len(heat) == 2 and torch.equal(heat.at(slice(1, 2)), MOVING[1:]) and not heat.all_but
+
+
+def test_a_soft_mask_is_its_cells_or_how_much_of_them_its_fading_covers():
+    found = fixed(soft=9.0).at_step(0)
+    faded = F.avg_pool2d(fade_out(SOURCE, 9.0)[:, None], CELL)
+    torch.testing.assert_close(found[:, 0], torch.maximum(area(2, 5, 1, 4), faded[:, 0]))

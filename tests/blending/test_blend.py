@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blade.blending.blend import SOLVERS, blend, check_solver, foreground_start, sample_blended
+from blade.blending.blend import SOLVERS, BlendedModel, blend, check_solver, foreground_start, sample_blended
 from blade.inversion.trajectory import Trajectory
 
 SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.2, 0.0])
@@ -199,3 +199,76 @@ def test_a_model_that_gives_no_numbers_is_told_of_at_once_though_the_mask_leaves
     with pytest.raises(ValueError, match=r"not finite .* at sigma 1\.0000, step 3 of 4\. .*--force-fp32"):
         edit(torch.zeros(3, 1, 6, 6), failing)
     assert calls == [10.0, 4.0, 1.0]
+
+
+def model_of(mask=lambda step: torch.full((1, 1, 1, 1), float(step)), model=network):
+    return BlendedModel(model, SIGMAS, TRAJECTORY.at, mask)
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps"),
+    [
+        ([10.0, 4.0, 1.0, 0.2], [0, 1, 2, 3]),
+        ([10.0, 0.5, 0.5, 0.1, 0.0], [0, 2, 2, 3, 3]),
+        ([10.0, 5.0, 10.0, 3.9, 10.0], [0, 0, 0, 1, 1]),
+        ([4.0 * (1 + 2e-4), 4.0 * (1 + 5e-5), 1.0001], [0, 1, 2]),
+    ],
+    ids=["one call a step", "levels are passed over", "never back", "a rounding above"],
+)
+def test_a_call_belongs_to_the_step_that_leaves_from_its_sigma_or_passes_it(asked, steps):
+    drawn = []
+    blended = model_of(lambda step: drawn.append(step) or torch.full((1, 1, 1, 1), float(step)))
+    found = []
+    for sigma in asked:
+        blended.arrive(sigma)
+        found.append(blended.step)
+        assert blended.mask.item() == blended.step
+    assert found == steps
+    assert drawn == list(range(steps[-1] + 1))
+
+
+@pytest.mark.parametrize(("sigma", "following"), [(10.0, 4.0), (4.0, 1.0), (1.0, 0.2), (2.0, 1.0), (1.0 + 5e-7, 0.2), (1.0 + 1e-5, 1.0)])
+def test_behind_the_mask_the_denoised_leads_to_the_grids_next_level(sigma, following):
+    behind = TRAJECTORY.at(sigma)
+    denoised = model_of().denoised_behind(torch.tensor(sigma), behind)
+    there = behind + (following - sigma) * (behind - denoised) / sigma  # one step of Euler
+    torch.testing.assert_close(there, TRAJECTORY.at(following), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.1, 0.0])
+def test_behind_the_mask_the_last_denoised_is_the_clip_to_the_bit(sigma):
+    assert torch.equal(model_of().denoised_behind(torch.tensor(sigma), TRAJECTORY.at(sigma)), TRAJECTORY.latents[0])
+
+
+def test_the_solver_is_given_what_the_sampler_was_and_reaches_through_to_the_model():
+    class Network:
+        inner_model = "core's own"
+
+        def __call__(self, x, sigma, **extra):
+            assert extra == {"seed": 3}
+            return network(x, sigma)
+
+    given = {}
+
+    def solver(model, x, sigmas, extra_args, callback, disable):
+        given.update(inner=model.inner_model, sigmas=sigmas.tolist(), callback=callback, disable=disable)
+        return model(x, sigmas[0] * x.new_ones(len(x)), **extra_args)
+
+    options = {"solver": solver, "background": TRAJECTORY.at, "mask": lambda step: torch.ones(3, 1, 6, 6)}
+    found = sample_blended(Network(), TRAJECTORY.latents[-1], SIGMAS, {"seed": 3}, print, True, **options)
+    assert given == {"inner": "core's own", "sigmas": SIGMAS.tolist(), "callback": print, "disable": True}
+    assert torch.equal(found, network(TRAJECTORY.latents[-1], SIGMAS[0]))
+
+
+def test_what_the_solver_returns_is_blended_with_the_grids_last_level():
+    start, seen = torch.full((3, 4, 6, 6), 5.0), []
+    mask = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(5))
+
+    def solver(model, x, sigmas, **_):
+        seen.append(x)
+        return torch.full_like(x, 7.0)
+
+    sigmas = SIGMAS[:-1]  # to be gone on with by another sampler
+    found = sample_blended(network, start, sigmas, solver=solver, background=TRAJECTORY.at, mask=lambda step: mask)
+    torch.testing.assert_close(seen[0], mask * start + (1 - mask) * TRAJECTORY.at(10.0))
+    torch.testing.assert_close(found, mask * 7.0 + (1 - mask) * TRAJECTORY.at(0.2))

@@ -165,3 +165,76 @@ def test_frames_are_refined_apart():
 def test_a_model_that_gives_no_numbers_is_told_with_the_level():
     with pytest.raises(ValueError, match=r"not finite.*sigma 0.4000, step 2 of 6.*--force-fp32"):
         invert_ddim(lambda x, s: x * (float("nan") if s[0] > 0.1 else 1.0), torch.zeros(1, 4, 2, 2), SIGMAS, keep=lambda *_: None)
+
+
+def test_progress_tells_each_steps_latent_level_and_denoised():
+    told, kept = [], {}
+    extra = {"cond": 7}
+
+    def model(x, sigma, cond):
+        assert cond == 7
+        return x / (1 + sigma[0])
+
+    x = torch.ones(2, 4, 3, 3)
+    last = invert_ddim(model, x, SIGMAS, extra, callback=told.append, keep=lambda level, value: kept.update({level: value}))
+    assert [state["sigma"].item() for state in told] == SIGMAS.flip(0)[1:].tolist()
+    assert all(torch.equal(state["x"], kept[state["i"] + 1]) for state in told) and torch.equal(last, kept[len(SIGMAS) - 1])
+    assert torch.equal(kept[0], x)
+    sigma = SIGMAS[-2]
+    torch.testing.assert_close(told[0]["denoised"], x * (1 + sigma**2).sqrt() / (1 + sigma))
+
+
+# The acceleration, on a denoiser D(y) = c * y, of which one step leaves the share 1 - s of the error
+
+
+def linear(share, leaving=0.4, arriving=1.1):
+    """c for which a step without acceleration leaves 1 - share of an error, and the solution for x = 1."""
+    r = leaving / arriving
+    steepness = (share / EPS.gain(leaving, arriving) - r) / (1 - r)
+    return steepness, 1 / (r + (1 - r) * steepness)
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.5, 0.0), (0.8, 0.0), (1.5, 0.0), (2.0, 0.0), (0.2, 0.8 * 0.4), (0.1, 0.9 * 0.7)])
+def test_two_calls_solve_a_linear_step_unless_they_would_have_to_go_more_than_twice_as_far(share, left):
+    steepness, solution = linear(share)
+    x = torch.ones(1, 4, 3, 3, dtype=torch.float64)
+    for calls, expected in ((1, 1 - share), (2, left)):
+        y, denoised, _ = solve_step(lambda y: steepness * y, x, solution + x, 0.4, 1.1, calls, 0.0)
+        torch.testing.assert_close(y - solution, expected * x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(denoised, steepness * (solution + (1 - share) * x))
+
+
+def test_each_frame_has_an_acceleration_of_its_own():
+    found = [linear(share) for share in (0.5, 0.8, 1.5)]
+    steepness, solution = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1, 1) for values in zip(*found, strict=True))
+    x = torch.ones(3, 4, 3, 3, dtype=torch.float64)
+    y, _, _ = solve_step(lambda y: steepness * y, x, solution + torch.rand(3, 1, 1, 1, dtype=torch.float64), 0.4, 1.1, 2, 0.0)
+    torch.testing.assert_close(y, solution * x)
+
+
+def test_a_residual_at_the_tolerance_is_small_enough():
+    x, asked = torch.ones(2, 4, 3, 3), []
+
+    def denoise(y):
+        asked.append(1)
+        return 0.3 * y
+
+    _, _, first = solve_step(denoise, x, 2 * x, 0.4, 1.1, 1, 0.0)
+    for tolerance, calls in ((first, 1), (0.999 * first, 2)):
+        asked.clear()
+        solve_step(denoise, x, 2 * x, 0.4, 1.1, 2, tolerance)
+        assert len(asked) == calls
+
+
+def test_the_residual_is_the_worst_frames_best():
+    """Frame 0 is solved from the start, frame 1 only gets worse."""
+    x = torch.ones(2, 4, 3, 3)
+    values = iter([1.0, 3.0, 9.0])
+
+    def denoise(y):
+        worse = next(values)
+        return torch.stack([(x[0] - 0.5 * y[0]) / 0.5, (x[1] + worse - 0.5 * y[1]) / 0.5])
+
+    y, _, residual = solve_step(denoise, x, x.clone(), 0.5, 1.0, 3, 0.0)
+    assert residual == pytest.approx(1 / EPS.scale(0.5))
+    torch.testing.assert_close(y, torch.stack([x[0], x[1] - EPS.gain(0.5, 1.0)]))

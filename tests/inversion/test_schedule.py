@@ -43,3 +43,31 @@ def test_a_grid_that_falls_to_zero_is_walked():
 def test_a_grid_that_cannot_be_walked_is_refused(grid, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_grid(torch.tensor(grid), 10.0)
+
+
+def test_as_many_steps_as_the_table_has_but_one_are_allowed():
+    table = torch.arange(1.0, 6.0)
+    assert ddim_sigmas(table, 4).tolist() == [5, 4, 3, 2, 0]
+    assert ddim_sigmas(table, 2).tolist() == [4, 2, 0]
+
+
+@pytest.mark.parametrize("highest", [10.0, 9.9995])
+def test_a_grid_may_begin_a_rounding_above_the_models_highest_level(highest):
+    check_grid(torch.tensor([10.0, 3.0, 0.0]), highest)
+    with pytest.raises(ValueError, match="begins at sigma 10"):
+        check_grid(torch.tensor([10.0, 3.0, 0.0]), 9.998)
+
+
+@pytest.mark.parametrize(
+    ("levels", "shown"), [(8, "(8, 7, 6, 5, 4, 3, 2, 1)"), (9, "(9, 8, 7, 6, 3, 2, 1)")], ids=["eight levels whole", "nine in part"]
+)
+def test_of_a_long_grid_both_ends_are_shown(levels, shown):
+    with pytest.raises(ValueError, match="ends at 1 instead of 0") as caught:
+        check_grid(torch.arange(levels, 0, -1.0), 10.0)
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize(("grid", "sentence"), [([[2.0, 1.0, 0.0]], r"shape is \[1, 3\]"), ([5.0], "0 steps .5.*at least 2")])
+def test_a_grid_of_another_shape_or_of_one_level_is_refused(grid, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_grid(torch.tensor(grid), 10.0)

@@ -136,3 +136,14 @@ def test_a_process_that_ends_in_any_way_leaves_no_file(tmp_path, end):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "mapped\n" and done.returncode
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_with_just_enough_room_is_used_and_one_with_a_byte_less_is_not(tmp_path, monkeypatch):
+    for free in (24, 23):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: namedtuple("Usage", "total used free")(10**9, 0, free))
+        if free == 24:
+            assert Storage(tmp_path).empty((2, 3), torch.float32).shape == (2, 3)
+        else:
+            with pytest.raises(ValueError, match=r"needs a file of 0\.0 GiB, and the disk of .* has 0\.0 GiB free"):
+                Storage(tmp_path).empty((2, 3), torch.float32)
+    assert Storage(tmp_path).empty((2, 3), torch.float16).nbytes == 12

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from blade.inversion.trajectory import Trajectory
+from blade.inversion.grid import Grid
+from blade.inversion.trajectory import Origin, Trajectory
 
 SIGMAS = torch.tensor([0.0, 0.5, 2.0, 10.0])
 LATENTS = torch.randn(4, 3, 4, 2, 2)
@@ -64,3 +67,56 @@ def test_a_grid_that_begins_lower_keeps_the_lowest_steps_and_at_least_one():
     whole = TRAJECTORY.sampling_sigmas(3)
     assert torch.equal(TRAJECTORY.sampling_sigmas(3, 0.67), whole[1:])
     assert torch.equal(TRAJECTORY.sampling_sigmas(3, 0.01), whole[-2:])
+
+
+def test_twice_the_highest_level_is_as_far_as_the_path_is_followed():
+    torch.testing.assert_close(TRAJECTORY.at(20.0), 2 * LATENTS[3] - LATENTS[0])
+    with pytest.raises(ValueError, match="20.0010.*Begin at most at 2 times"):
+        TRAJECTORY.at(20.001)
+
+
+@pytest.mark.parametrize("sigma", [2.0 * (1 + 5e-7), 2.0 * (1 - 5e-7)])
+def test_a_rounding_error_beside_a_level_is_the_level_to_the_bit(sigma):
+    assert torch.equal(TRAJECTORY.at(sigma), LATENTS[2])
+
+
+@pytest.mark.parametrize(("sigma", "low"), [(2.0 * (1 + 2e-5), 2), (2.0 * (1 - 2e-5), 1), (0.5 * (1 - 2e-5), 0), (1e-5, 0), (9.99, 2)])
+def test_what_is_farther_from_a_level_lies_on_the_line_between_both(sigma, low):
+    share = (torch.tensor(sigma) - SIGMAS[low]) / (SIGMAS[low + 1] - SIGMAS[low])
+    found = TRAJECTORY.at(sigma)
+    assert not torch.equal(found, LATENTS[low]) and not torch.equal(found, LATENTS[low + 1])
+    assert torch.equal(found, torch.lerp(LATENTS[low], LATENTS[low + 1], float(share)))
+
+
+def test_a_trajectory_says_what_its_cells_cover_and_what_it_takes():
+    trajectory = Trajectory(SIGMAS, torch.zeros(4, 3, 4, 5, 7), grid=Grid(16), record=SimpleNamespace(nbytes=5))
+    assert (trajectory.size, trajectory.pixels, trajectory.frames) == ((5, 7), (80, 112), 3)
+    assert trajectory.nbytes == 4 * 4 * 3 * 4 * 5 * 7 + 5
+
+
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [(Origin(), "DDIM"), (Origin(method="predicted", refine=0), "predicted"), (Origin(method="refined", refine=3), "refined, refine 3")],
+)
+def test_the_method_is_told_with_its_calls_where_it_has_any(origin, told):
+    assert origin.told == told
+
+
+def test_what_made_a_trajectory_is_not_known_unless_it_is_said():
+    origin = Origin()
+    assert len(origin.weights) == 0 and (origin.patches, origin.prompt, origin.schedule) == ({}, None, "")
+    assert (origin.method, origin.refine, origin.tolerance, origin.residuals) == ("DDIM", 0, 0.0, ())
+
+
+@pytest.mark.parametrize(("start", "steps"), [(1.0, 8), (0.99, 8), (0.9, 7), (0.5, 4), (0.07, 1), (0.0, 1)])
+def test_a_start_is_a_share_of_the_steps(start, steps):
+    levels = torch.arange(17.0)
+    found = Trajectory(levels, torch.zeros(17, 1, 4, 2, 2)).sampling_sigmas(8, start)
+    assert found.tolist() == [2.0 * step for step in range(steps, -1, -1)]
+    assert torch.equal(Trajectory(levels, torch.zeros(17, 1, 4, 2, 2)).sampling_sigmas(16), levels.flip(0))
+
+
+def test_a_level_is_fp32_and_the_lowest_the_exact_clip():
+    half = Trajectory(SIGMAS, LATENTS.half(), exact_clip=LATENTS[0])
+    assert torch.equal(half.level(0), LATENTS[0]) and half.level(2).dtype == torch.float32
+    assert torch.equal(half.level(2), LATENTS[2].half().float())
