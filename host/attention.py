@@ -49,7 +49,7 @@ def with_temporal_attention(
             begin, end = (float(sampling.percent_to_sigma(share)) for share in percent)
             active = end <= layer.call.sigma <= begin
             if not active:
-                layer.note(TEMPORAL)
+                layer.note(TEMPORAL, idle=True)
         # Where another patch has changed what this layer attends to (HyperTile, token merging) or which rows it gets (tiles in one batch),
         # it is left to that one.
         if not active or k.shape != q.shape or q.shape[:2] != (layer.batch, layer.cells) or (layer.in_batches and passing is None):

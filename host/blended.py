@@ -116,7 +116,7 @@ def blended_function(
             return trajectory.at(sigma).to(x)
 
         if source is not None and any(edit.structure < math.inf for edit in edits):
-            calc, handlers = asking_the_source(source_conds(model, source, x), behind, lambda sigma: kept_structure(layers, edits, sigma))
+            calc, handlers = asking_the_source(source_conds(model, family, source, x), behind, lambda sigma: kept_structure(layers, edits, sigma))
             options = with_wrapper(options, CALC_COND_BATCH, STRUCTURE, calc)
             options = with_wrapper(options, DIFFUSION_MODEL, STRUCTURE, family.attention_wrapper(network, **handlers))
         if watch is not None:

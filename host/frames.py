@@ -95,9 +95,9 @@ def frame_batches(family: Family, keys: KeyFrames = SELF, size: int = 0) -> Call
             if batch.pilot:
                 continue
             if WATCH in options:
-                options[WATCH](len(rows), {EFFECTS[name]: name in passing.effects for name in wanted})
+                options[WATCH](len(rows), {EFFECTS[name]: name in passing.effects for name in wanted - passing.idle})
             elif passing.ran:  # a sampler of core's
-                for name in wanted - passing.effects - told:
+                for name in wanted - passing.effects - passing.idle - told:
                     told.add(name)
                     logging.warning("BLADE: %s", hindered(f"{EFFECTS[name]} had no effect"))
             if part[1] is x:

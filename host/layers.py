@@ -51,6 +51,7 @@ class FramePass:
     turns: Counter = field(default_factory=Counter)
     ran: set[int] = field(default_factory=set)  # which parts of the network have run, as its family counts them
     effects: set[str] = field(default_factory=set)  # those of EFFECTS that found a layer to work on
+    idle: set[str] = field(default_factory=set)  # those that have nothing to do in this call
 
     def turn(self, layer: Hashable, conds: list[Cond]) -> int:
         """How often in this batch the layer has already seen these conds: more than once where another pack passes the frame in tiles."""
@@ -120,7 +121,8 @@ class Layer:
         wanted = [place for place, cond in enumerate(self.call.conds) if cond in conds]
         return [place * frames + frame for place in wanted for frame in range(frames)]
 
-    def note(self, effect: str) -> None:
-        """One of EFFECTS has found a layer to work on, or has nothing to do in this call."""
+    def note(self, effect: str, idle: bool = False) -> None:
+        """One of EFFECTS has found a layer to work on; idle: or has nothing to do in this call."""
         if self.in_batches:
-            self.call.options[FRAMES].effects.add(effect)
+            passing = self.call.options[FRAMES]
+            (passing.idle if idle else passing.effects).add(effect)

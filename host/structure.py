@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .conditioning import on_area
+from .families.family import Family
 from .frames import check_answered, rows_of_all_conds
 from .layers import FRAMES, STRUCTURE, Attend, Layer
 
@@ -31,9 +32,10 @@ class SourcePass:
     whole: bool = False  # whether the clip's own pass is over
 
 
-def source_conds(model, source: list, x: Tensor) -> list[dict]:
-    """CONDITIONING as the model takes it, without prompts on an area. `model` is what a sampler function is given, x the clip's latents."""
-    guider = model.inner_model
+def source_conds(model, family: Family, source: list, x: Tensor) -> list[dict]:
+    """CONDITIONING as the model takes it, without prompts on an area. `model` is what a sampler function is given, x the clip's latents,
+    [frames, channels, h, w]."""
+    guider, x = model.inner_model, family.model_first(x)
     whole = comfy.sampler_helpers.convert_cond([entry for entry in source if not on_area(entry[1])])
     conds = [{name: value for name, value in cond.items() if name not in OTHERS} for cond in whole]
     return comfy.samplers.process_conds(guider.inner_model, x, {"source": conds}, x.device)["source"]
@@ -64,7 +66,8 @@ def asking_the_source(
         rows, frames = list(passing.clip), len(behind)
         held = SourcePass(cells.expand(frames, -1, -1, -1)[rows].to(x))
         options = {**model_options, "transformer_options": {**options, HELD: held}}
-        executor(inner, rows_of_all_conds([conds], rows, rows, frames), behind[rows].to(x), timestep, options)
+        asked = [conds] if passing.family.frame_axis else rows_of_all_conds([conds], rows, rows, frames)
+        executor(inner, asked, passing.family.model_first(behind[rows].to(x)), timestep, options)
         held.whole = True
         passing.ran.clear()
         edited = executor(inner, edits, x, timestep, options)
@@ -74,7 +77,7 @@ def asking_the_source(
     def look(q: Tensor, k: Tensor, v: Tensor, attend: Attend, layer: Layer) -> Tensor:
         held: SourcePass | None = layer.call.options.get(HELD)
         if held is None:
-            layer.note(STRUCTURE)
+            layer.note(STRUCTURE, idle=True)
         elif layer.passing is None:  # another patch has changed the batch's rows
             pass
         elif not held.whole:
@@ -88,7 +91,7 @@ def asking_the_source(
             # Another patch (HyperTile, token merging) may have changed the cells: then the layer is left alone.
             if q.shape[1:] == own_q.shape[1:] and k.shape[1:] == own_k.shape[1:] and len(q) % len(own_q) == 0 == len(k) % len(own_k):
                 inside = F.adaptive_max_pool2d(held.inside.to(q), layer.size).flatten(1)[..., None] > 0.5
-                if inside.shape[1] == q.shape[1]:
+                if inside.shape[1] == q.shape[1] == k.shape[1]:
                     layer.note(STRUCTURE)
                     prompts = len(q) // len(own_q)
                     inside = inside.repeat(prompts, 1, 1)

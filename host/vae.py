@@ -11,9 +11,10 @@ import torch
 from comfy.utils import ProgressBar
 from torch import Tensor
 
+from ..inversion.grid import Grid
 from .job import give_back
 
-CHANNELS, CELL = 4, 8  # of the SD family's VAEs: channels of a latent, pixels a side of its cells
+CHANNELS, GRID = 4, Grid()  # of the SD family's VAEs: channels of a latent, and what its cells cover
 LARGEST_CHUNK = 16  # frames; more at once are hardly faster
 LEAST = 0.25  # of what a VAE's estimate asks for; for 512x512 pixels in fp32 SD1.5's takes 0.30 of it to encode, 0.43 to decode (PyTorch 2.13, CPU)
 
@@ -23,13 +24,18 @@ def check_vae(vae) -> None:
     if vae is None or getattr(vae, "first_stage_model", vae) is None:
         raise ValueError("there is no VAE. The checkpoint holds none: load one that does, or use Load VAE.")
     channels, ratio = vae.latent_channels, vae.downscale_ratio
-    if channels != CHANNELS or ratio != CELL:
+    if channels != CHANNELS or ratio != GRID.cell:
         in_time = isinstance(ratio, tuple)
         side = ratio[-1] if in_time else ratio
         raise ValueError(
             f"this {'video ' if in_time else ''}VAE makes latents of {channels} channels and {side}x{side} pixels a cell, not one of {CHANNELS} "
-            f"channels and {CELL}x{CELL} pixels for each frame. Take the VAE of an SD1.5, SD2.x or SDXL checkpoint."
+            "channels and 8x8 pixels for each frame. Take the VAE of an SD1.5, SD2.x or SDXL checkpoint."
         )
+
+
+def grid_of(vae) -> Grid:
+    """What the cells of a checked VAE's latents cover."""
+    return Grid(vae.downscale_ratio)
 
 
 def check_latent(samples: Tensor, channels: int = CHANNELS) -> None:
@@ -54,7 +60,7 @@ def check_room(vae, step: str, shape: tuple[int, ...]) -> None:
         return
     needed, free = estimate(shape, vae.vae_dtype) * LEAST, comfy.model_management.get_free_memory(vae.device)
     if needed > free:
-        height, width = (side * CELL if step == "decode" else side for side in shape[-2:])
+        height, width = grid_of(vae).pixels(shape) if step == "decode" else shape[-2:]
         raise ValueError(
             f"to {step} one frame of {width}x{height} pixels on the CPU takes {needed / 2**30:.1f} GiB of memory or more, and "
             f"{free / 2**30:.1f} GiB are free. Make the frames smaller, or close other programs."
