@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from blade.attention.temporal import STAND_INS, CarriedKeys, KeyFrames, plan_batches, temporal_attention
+from blade.attention.temporal import STAND_INS, CarriedKeys, FrameBatch, KeyFrames, pick, plan_batches, temporal_attention
 
 FRAMES, CELLS, WIDTH = 11, 6, 8
 CONDS = ["first cond", "second cond"]
@@ -149,3 +149,128 @@ def test_a_single_frame_is_plain_self_attention():
 def test_a_choice_that_means_nothing_is_refused(kinds, anchor, sentence):
     with pytest.raises(ValueError, match=sentence):
         KeyFrames(kinds, anchor)
+
+
+# Plans, written out
+
+
+def test_each_kind_names_a_frame_and_the_ends_stand_in_for_what_lies_beyond_them():
+    kinds = ("self", "first", "previous", "next", "middle")
+    assert [KeyFrames(kinds, 3).seen_by(frame, 8) for frame in (0, 4, 7)] == [(0, 0, 0, 1, 4, 0), (4, 0, 3, 5, 4, 3), (7, 0, 6, 7, 4, 6)]
+    assert KeyFrames(("all", "self"), 3).seen_by(2, 4) == (0, 1, 2, 3)
+    assert KeyFrames((), 1).seen_by(5, 8) == (5,)
+
+
+def test_a_choice_is_told_in_words():
+    assert [str(keys) for keys in (KeyFrames(("self",)), KeyFrames(("first", "previous"), 4), KeyFrames((), 2))] == [
+        "self",
+        "first, previous, anchor every 4",
+        "anchor every 2",
+    ]
+    assert [
+        keys.plain for keys in (KeyFrames(("self",)), KeyFrames(("self",), 1), KeyFrames(("first",)), KeyFrames(("self", "first")))
+    ] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "ahead"),
+    [
+        (KeyFrames(("self", "first", "previous")), ()),
+        (KeyFrames((), 4), ()),
+        (KeyFrames(("middle",)), (10,)),
+        (KeyFrames(("first", "middle")), (0, 10)),
+        (KeyFrames(("middle",), 4), (8, 10)),
+        (KeyFrames(("next",)), (0, 6, 13, 19)),
+        (KeyFrames(("next", "middle"), 5), (0, 5, 6, 10, 13, 15, 19)),
+        (KeyFrames(("all",)), (0, 6, 13, 19)),
+    ],
+    ids=str,
+)
+def test_frames_that_earlier_ones_look_at_are_sent_ahead_with_what_they_see_themselves(keys, ahead):
+    assert keys.pilots(20) == ahead
+
+
+def test_plain_batches_carry_nothing():
+    assert plan_batches(5, KeyFrames(("self",)), 2) == (FrameBatch((0, 1)), FrameBatch((2, 3)), FrameBatch((4,)))
+
+
+def test_a_batch_that_looks_back_is_left_the_last_frame():
+    assert plan_batches(5, KeyFrames(("previous",)), 2) == (
+        FrameBatch((0, 1), (), ((0,), (0,)), (1,)),
+        FrameBatch((2, 3), (1,), ((0,), (1,)), (2,)),
+        FrameBatch((4,), (3,), ((0,),), ()),
+    )
+
+
+def test_anchors_are_carried_as_long_as_they_are_seen():
+    assert plan_batches(6, KeyFrames(("self",), 3), 2) == (
+        FrameBatch((0, 1), (), ((0, 0), (1, 0)), (0,)),
+        FrameBatch((2, 3), (0,), ((1, 0), (2, 2)), (2,)),
+        FrameBatch((4, 5), (3,), ((1, 0), (2, 0)), ()),
+    )
+
+
+def test_the_middle_frame_goes_ahead_and_is_kept_to_the_end():
+    assert plan_batches(5, KeyFrames(("self", "middle")), 2) == (
+        FrameBatch((2,), (), ((0, 0),), (0,), pilot=True),
+        FrameBatch((0, 1), (2,), ((1, 0), (2, 0)), (0,)),
+        FrameBatch((2, 3), (2,), ((1, 1), (2, 1)), (1,)),
+        FrameBatch((4,), (2,), ((1, 0),), ()),
+    )
+
+
+def test_where_the_next_frame_has_not_passed_the_nearest_that_has_stands_in():
+    plan = plan_batches(12, KeyFrames(("next",)), 4)
+    assert plan[0] == FrameBatch((0, 4, 7, 11), (), ((0,), (1,), (2,), (3,)), (0, 1, 2, 3), pilot=True)
+    seen = {}
+    for batch in plan[1:]:
+        places = batch.carried + batch.frames
+        seen |= {frame: places[position] for frame, (position,) in zip(batch.frames, batch.seen, strict=True)}
+    assert seen == {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 7, 8: 9, 9: 10, 10: 11, 11: 11}
+
+
+@pytest.mark.parametrize("keys", [KeyFrames(("first",)), KeyFrames(("next",)), KeyFrames(("all",))], ids=str)
+def test_a_clip_of_one_batch_passes_at_once_and_is_not_sent_ahead(keys):
+    for frames, size in ((4, 4), (4, 9)):
+        (batch,) = plan_batches(frames, keys, size)
+        assert batch == FrameBatch(tuple(range(frames)), seen=tuple(keys.seen_by(frame, frames) for frame in range(frames)))
+    assert len(plan_batches(4, keys, 3)) == (2 if keys.kinds == ("first",) else 1)  # the four sent ahead are the whole clip
+
+
+def test_queries_of_frames_that_see_the_same_are_one_row_unless_they_are_wanted_apart():
+    q, k, v = tensors(3)
+    shapes = []
+
+    def attend(*rows):
+        shapes.append([tuple(row.shape) for row in rows])
+        return plain(*rows)
+
+    batch = FrameBatch((0, 1, 2), seen=((0, 2),) * 3)
+    together, apart = (temporal_attention(q, k, v, CONDS, batch, attend, apart=apart) for apart in (False, True))
+    assert shapes == [[(2, 3 * CELLS, WIDTH), *[(2, 2 * CELLS, WIDTH)] * 2], [(6, CELLS, WIDTH), *[(6, 2 * CELLS, WIDTH)] * 2]]
+    torch.testing.assert_close(together, apart)
+
+
+def test_keys_are_taken_for_each_cond_and_layer_in_the_order_asked_for():
+    carried = CarriedKeys()
+    keys, values = torch.rand(2, 3, CELLS, WIDTH), torch.rand(2, 3, CELLS, WIDTH)
+    carried.put("one layer", CONDS, keys, values)
+    carried.put("another", CONDS, keys + 1, values + 1)
+    found = carried.take("one layer", CONDS[::-1], torch.device("cpu"))
+    assert torch.equal(found[0], keys.flip(0)) and torch.equal(found[1], values.flip(0))
+    assert torch.equal(carried.take("another", CONDS[1:], torch.device("cpu"))[0], keys[1:] + 1)
+
+
+@pytest.mark.parametrize(
+    ("positions", "view"), [((0, 1, 2), True), ((1, 2), True), ((3,), True), ((0, 2), False), ((2, 1), False), ((1, 1), False)]
+)
+def test_frames_in_a_row_are_picked_without_a_copy(positions, view):
+    held = torch.rand(2, 4, CELLS, WIDTH)
+    found = pick(held, positions)
+    assert torch.equal(found, held[:, list(positions)])
+    assert (found.untyped_storage().data_ptr() == held.untyped_storage().data_ptr()) == view
