@@ -1,6 +1,18 @@
 import pytest
 
-from blade.attention.words import BYTES, Phrase, PromptWords, changed_columns, means_all_but, read_words
+from blade.attention.words import (
+    BYTES,
+    Phrase,
+    PromptWords,
+    Word,
+    changed_columns,
+    is_parted,
+    kind,
+    means_all_but,
+    quoted,
+    read_words,
+    squeeze,
+)
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -308,3 +320,141 @@ def test_prompts_of_the_same_words_are_refused():
     a = prompt("a car", ["a</w>", "car</w>"])
     with pytest.raises(ValueError, match="same words"):
         changed_columns(a, a)
+
+
+@pytest.mark.parametrize(
+    ("written", "weight"),
+    [
+        ("--road", 1.0),
+        ("---road", -1.0),
+        ("((road:0.5))", 0.5),
+        ("(-(road:0.5))", -0.5),
+        ("( road )", 1.0),
+        ("-(-road:2)", 2.0),
+        ("road:+.5", 0.5),
+    ],
+)
+def test_signs_multiply_and_parentheses_nest(written, weight):
+    (found,) = TWO.choose(written, all_but=True)
+    assert found == Phrase("road", (6,), weight)
+
+
+@pytest.mark.parametrize("written", ["(road", "road)", "(road):0.5", "car (road)", "(road:0.5) car"])
+def test_parentheses_that_do_not_stand_around_a_phrase_are_refused(written):
+    with pytest.raises(ValueError, match="Put them around one phrase and its weight"):
+        TWO.choose(written)
+
+
+@pytest.mark.parametrize(("number", "columns"), [("1", (3,)), ("3", (14,)), ("03", (14,)), ("002", (10,))])
+def test_occurrences_are_counted_from_one_to_the_last(number, columns):
+    assert TWO.choose(f"car#{number}")[0].columns == columns
+
+
+@pytest.mark.parametrize("number", ["", "0", "00", "-1", "1.0", "+1", "1 2", "x1"])
+def test_what_is_no_number_counts_nothing(number):
+    with pytest.raises(ValueError, match="is no occurrence of 'car'. Count them from 1"):
+        TWO.choose(f"car#{number}")
+
+
+def test_how_often_a_phrase_occurs_is_told_where_it_was_asked_for_once_more():
+    for phrase, said in (("road", "occurs once "), ("red car", "occurs 2 times "), ("car", "occurs 3 times ")):
+        with pytest.raises(ValueError, match=said):
+            TWO.choose(f"{phrase}#{TWO.text.count(phrase) + 1}")
+
+
+@pytest.mark.parametrize(("asked", "offered"), [("abcxy", True), ("abxyz", False)], ids=["three of five letters", "two"])
+def test_a_word_is_offered_that_is_alike_in_three_fifths(asked, offered):
+    with pytest.raises(ValueError) as caught:
+        prompt("an abcde").choose(asked)
+    assert ("Did you mean 'abcde'" in str(caught.value)) == offered
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "meant"),
+    [
+        ("a red cab", "red cat", "red cab"),  # three letters are a word
+        ("green grass grows", "green grows", "green, grows"),
+        ("green grass grows", "green gras", "green grass"),
+        ("old green grass", "green gras", "green grass"),
+        ("a green, green grass", "greet", "green"),
+    ],
+)
+def test_phrases_at_either_end_of_a_prompt_are_offered(text, asked, meant):
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        prompt(text).choose(asked)
+
+
+@pytest.mark.parametrize(
+    ("character", "found"),
+    [("a", "L"), ("7", "N"), ("\u0301", "M"), ("+", "S"), ("🔴", "S"), ("!", "P"), (" ", "Z"), ("\u200d", "C"), ("\ufdfd", "S"), ("\ufe00", "C"), ("\ufe0f", "C"), ("\ufe10", "P"), ("\ue000", "S"), ("\U000e1000", "S")],
+    ids=ascii,
+)  # fmt: skip
+def test_a_character_is_of_its_categorys_kind_but_for_what_picks_a_look_and_what_is_unknown(character, found):
+    assert kind(character) == found
+
+
+@pytest.mark.parametrize(
+    ("pair", "parted"),
+    [
+        ("🔴🔵", True),
+        ("a🔴", True),
+        ("🔴a", True),
+        ("ab", False),
+        ("a!", False),
+        ("紅圓", True),
+        ("a圓", True),
+        ("\U0001f1e6\U0001f1ff", False),
+        ("\U0001f1e6🔴", True),
+        ("\U0001f1ff\U0001f200", True),
+        ("🔴\u200d", False),
+        ("\u200d🔴", False),
+        (THUMB + PALE, False),
+        ("🔴\u0301", False),
+        ("+a", False),
+        (MELTING + "a", True),
+    ],
+    ids=ascii,
+)
+def test_characters_are_parted_where_one_is_a_symbol_or_an_ideograph(pair, parted):
+    assert is_parted(*pair) == parted
+
+
+@pytest.mark.parametrize(
+    ("text", "squeezed"),
+    [(" Car, ", "car"), ("'t-shirt'", "t-shirt"), ("!!!", "!!!"), ("", ""), ("¿Qué?", "qué"), ("(a b)", "a b"), ("a+", "a+")],
+)
+def test_punctuation_at_either_end_is_squeezed_off(text, squeezed):
+    assert squeeze(text) == squeezed
+
+
+def test_emoji_are_quoted_whole_and_the_rest_as_repr_writes_it():
+    assert quoted(f"a {ASTRONAUT}\n'b'") == f"'a {ASTRONAUT}\\n'b''"
+
+
+def test_columns_from_the_first_to_the_last_are_taken_from_json():
+    words = PromptWords("a b", (Word("a", (0,)), Word("b", (153,))), 154)
+    assert PromptWords.from_description(words.describe()) == words
+    for length, columns in ((154, (153, 153)), (154, (5, 154)), (0, ()), (-77, ())):
+        with pytest.raises(ValueError):
+            PromptWords.from_description({"text": "a", "words": [["a", list(columns)]], "length": length})
+
+
+def test_words_that_went_and_words_that_came_are_told_apart():
+    red, none = prompt("a red car"), prompt("a car")
+    assert changed_columns(red, none) == ((2,), ()) and changed_columns(none, red) == ((), (2,))
+    assert changed_columns(prompt("red car on red road"), prompt("blue car on blue road")) == ((1, 4), (1, 4))
+
+
+def test_what_an_embedding_left_out_is_called_must_be_its_whole_name():
+    words = prompt("a embedding:mycar.v2 on grass", ["a</w>", "on</w>", "grass</w>"])
+    for written, left_out in (("mycar.v2", True), ("embedding:mycar.v2", True), ("mycar", False)):
+        with pytest.raises(ValueError) as caught:
+            words.choose(written)
+        assert ("left out the embedding" in str(caught.value)) == left_out
+
+
+def test_an_empty_prompt_says_so():
+    with pytest.raises(ValueError, match="none: the prompt is empty"):
+        prompt("", []).choose("car")
+    with pytest.raises(ValueError, match=r"Its words are: !!!\."):
+        prompt("!!!", ["!!!</w>"]).choose("car")
