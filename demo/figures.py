@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demo.base import TWIN_NAME
+from demo import pictures
+from demo.base import CHECKPOINT_NAME, DEMO, TWIN_NAME
 from demo.check import find_object
+from demo.pictures import sheet
 from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, caption, draw, finish, paint_ground, plain_scene, random_scene, random_thing
 from runner.in_process import import_comfy
 
@@ -69,6 +71,10 @@ class Demo:
     """The checkpoint, loaded by ComfyUI the way CheckpointLoaderSimple does it; another one than the demo's too. Raises SystemExit when the file is
     missing. cpu: as import_comfy takes it."""
 
+    model = property(lambda self: self.parts[0])
+    clip = property(lambda self: self.parts[1])
+    vae = property(lambda self: self.parts[2])
+
     def __init__(self, checkpoint: Path, cpu: bool = True):
         self.checkpoint, self.cpu = checkpoint, cpu
 
@@ -77,26 +83,11 @@ class Demo:
         if not self.checkpoint.is_file():
             raise SystemExit(f"There is no checkpoint at {self.checkpoint}: train one (demo.train) or name one with --checkpoint.")
         import_comfy(self.cpu)
-        from comfy.cli_args import args
-
-        args.use_pytorch_cross_attention = True  # the default splits by free memory, which changes the last digits from run to run
         import comfy.sd
 
         import demo.model_pack  # noqa: F401 - makes ComfyUI recognise the checkpoint
 
         return comfy.sd.load_checkpoint_guess_config(str(self.checkpoint))[:3]
-
-    @property
-    def model(self) -> Any:
-        return self.parts[0]
-
-    @property
-    def clip(self) -> Any:
-        return self.parts[1]
-
-    @property
-    def vae(self) -> Any:
-        return self.parts[2]
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """[texts, 77, width]"""
@@ -125,26 +116,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(np.square(a.astype(np.float64) - b).mean(), 1e-9)))
 
 
-def sheet(tiles: list[np.ndarray], captions: list[list[str]], columns: int, frames: list[tuple[int, int, int]] | None = None) -> np.ndarray:
-    """Tiles of one size [h, w, 3] in rows, each over its lines of text, optionally in a coloured frame. RGB uint8"""
-    height, width = tiles[0].shape[:2]
-    lines = max(map(len, captions))
-    cells = []
-    for index, (tile, text) in enumerate(zip(tiles, captions, strict=True)):
-        cell = np.full((height + 14 * lines + 12, width + 12, 3), 255, np.uint8)
-        if frames:
-            cv2.rectangle(cell, (2, 2), (width + 9, height + 9), frames[index], 4)
-        cell[6 : height + 6, 6 : width + 6] = tile
-        for row, line in enumerate(text):
-            cv2.putText(cell, line, (6, height + 20 + 14 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
-        cells.append(cell)
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    return np.concatenate([np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)])
-
-
 def save(path: Path, picture: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    """Writes a picture, and says where."""
+    pictures.save(path, picture)
     print(f"  {path}", flush=True)
 
 
@@ -371,7 +345,7 @@ def show(name: str, value: Any, indent: int = 1) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "blade_demo.safetensors")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO / CHECKPOINT_NAME)
     parser.add_argument("--out", type=Path, default=Path("out/figures"))
     parser.add_argument("--steps", type=int, default=25, help="of the samples")
     parser.add_argument("--only", default=",".join(STAGES), help="stages, separated by commas")

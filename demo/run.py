@@ -16,9 +16,10 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,13 @@ from demo.base import prepare_base
 from demo.check import colour_in, find_object, iou
 from demo.clips import FPS, truth, write_mp4
 from metrics.background import dilate, psnr_outside, psnr_outside_five
-from runner.fetch import find_comfy
+from runner.fetch import comfy_version, find_comfy
 from runner.graphs import to_prompt
-from runner.host import ComfyHost, HostError, Outcome
+from runner.host import REPOSITORY, ComfyHost, HostError, Outcome
+from video.pictures import contact_sheet, in_cell, panels, picked, side_by_side
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = ("edited.mp4", "comparison.mp4", "contact_sheet.png", "report.json")
+SHEET = 3  # frames on the contact sheet
 MARGIN = 8  # pixels around the exact mask that belong to neither object nor background: one latent cell
 MEASURE = "measure_"  # ids of the nodes that this program adds to a graph
 
@@ -66,48 +68,38 @@ class Progress:
     def __init__(self, prompt: dict):
         self.titles = {node: entry["_meta"]["title"] for node, entry in prompt.items() if not node.startswith(MEASURE)}
         self.node, self.since, self.told = "", time.monotonic(), 0.0
+        self.begin, self.end = ("\r", "") if sys.stdout.isatty() else ("", "\n")
 
     def __call__(self, event: dict) -> None:
         data = event["data"]
         if event["type"] == "executing":
-            self._finish()
+            if self.node:
+                print(f"{self.begin}  {self.node}: {time.monotonic() - self.since:.1f} s   ", flush=True)
             self.node, self.since, self.told = self.titles.get(data["node"] or "", ""), time.monotonic(), 0.0
         elif event["type"] == "progress" and self.node and data.get("max", 0) > 1:
             share = data["value"] / data["max"]
-            if sys.stdout.isatty():
-                print(f"\r  {self.node}: {data['value']}/{data['max']} ", end="", flush=True)
-            elif share - self.told >= 0.25 and share < 1:
+            if self.begin or (share - self.told >= 0.25 and share < 1):
                 self.told = share
-                print(f"  {self.node}: {data['value']}/{data['max']}", flush=True)
-
-    def _finish(self) -> None:
-        if self.node:
-            start = "\r" if sys.stdout.isatty() else ""
-            print(f"{start}  {self.node}: {time.monotonic() - self.since:.1f} s   ", flush=True)
+                print(f"{self.begin}  {self.node}: {data['value']}/{data['max']}", end=self.end, flush=True)
 
 
-class PeakMemory:
-    """Context manager: the most memory that a process holds meanwhile, looked at ten times a second. `bytes` afterwards."""
+@contextmanager
+def peak_memory(pid: int) -> Iterator[list[int]]:
+    """Of a process, looked at ten times a second as long as the block runs: a list of one number, its most resident bytes so far."""
+    process, most, ended = psutil.Process(pid), [0], threading.Event()
 
-    def __init__(self, pid: int):
-        self.process, self.bytes, self.ended = psutil.Process(pid), 0, threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
+    def watch() -> None:
+        with suppress(psutil.NoSuchProcess):  # the host says so itself
+            while not ended.wait(0.1):
+                most[0] = max(most[0], process.memory_info().rss)
 
-    def _watch(self) -> None:
-        try:
-            while not self.ended.is_set():
-                self.bytes = max(self.bytes, self.process.memory_info().rss)
-                self.ended.wait(0.1)
-        except psutil.NoSuchProcess:  # the host says so itself
-            pass
-
-    def __enter__(self) -> PeakMemory:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
 
 
 def only(prompt: dict, class_type: str) -> str:
@@ -138,8 +130,7 @@ def add_measuring(prompt: dict, run: str) -> dict:
         "composite": [composite, 0],
         "composite_mask": [MEASURE + "laid", 0],
     }
-    for name, link in shown.items():
-        extra[name] = ("SaveImage", {"images": link, "filename_prefix": f"{run}/{name}"})
+    extra |= {name: ("SaveImage", {"images": link, "filename_prefix": f"{run}/{name}"}) for name, link in shown.items()}
     added = {MEASURE + name: {"class_type": kind, "inputs": inputs, "_meta": {"title": name}} for name, (kind, inputs) in extra.items()}
     return {**prompt, **added}
 
@@ -210,13 +201,11 @@ def seconds_by_stage(prompt: dict, outcome: Outcome) -> dict[str, float]:
 
 
 def versions(comfy: Path) -> dict[str, str]:
-    def version_in(file: Path, pattern: str) -> str:
-        found = re.search(pattern, file.read_text(encoding="utf-8"), re.MULTILINE) if file.exists() else None
-        return found[1] if found else "unknown"
-
+    """Of all that the figures depend on. comfy: the folder of the ComfyUI that was used."""
+    version = re.search(r'^version = "(.*)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     return {
-        "blade": version_in(REPOSITORY / "pyproject.toml", r'^version = "(.*)"'),
-        "comfyui": version_in(comfy / "comfyui_version.py", r'^__version__ = "(.*)"'),
+        "blade": version[1] if version else "unknown",
+        "comfyui": comfy_version(comfy),
         "torch": importlib.metadata.version("torch"),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -233,7 +222,7 @@ def run_edit(host: ComfyHost, name: str, target: Path) -> dict:
     prompt = add_measuring(graph, run)
     print(f"{workflow_title(graph)}:", flush=True)
     begin = time.monotonic()
-    with PeakMemory(host.pid) as memory:
+    with peak_memory(host.pid) as memory:
         outcome = host.run(prompt, on_event=Progress(prompt))
     if outcome.error:
         title = prompt[outcome.error_node]["_meta"]["title"] if outcome.error_node in prompt else ""
@@ -247,20 +236,16 @@ def run_edit(host: ComfyHost, name: str, target: Path) -> dict:
         "steps": prompt[only(prompt, "BLADE_BlendedSampler")]["inputs"]["steps"],
         **measure(clips, clip, edit),
         "seconds": {**seconds_by_stage(prompt, outcome), "total": round(time.monotonic() - begin, 2)},
-        "peak_memory_mib": round(memory.bytes / 2**20),
+        "peak_memory_mib": round(memory[0] / 2**20),
         "versions": versions(host.comfy),
     }
     video = outcome.outputs[only(prompt, "BLADE_SaveVideo")]["images"][0]
-    panels = [
-        pictures.enlarge(clips["source"]),
-        pictures.outline_mask(clips["source"], clips["mask"]),
-        pictures.enlarge(clips["composite"]),
-    ]
+    frames = zip(clips["source"], clips["composite"], clips["mask"], strict=True)
+    shown = [panels(source, edited, mask, in_cell(*mask.shape)) for source, edited, mask in frames]
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(host.base / "output" / video["subfolder"] / video["filename"], target / "edited.mp4")
-    write_mp4(target / "comparison.mp4", pictures.beside(*panels), FPS)
-    sheet = pictures.contact_sheet(dict(zip(("source", "mask that\nthe sampler\nused", "edited"), panels, strict=True)))
-    pictures.save(target / "contact_sheet.png", sheet)
+    write_mp4(target / "comparison.mp4", np.stack([side_by_side(frame, number) for number, frame in enumerate(shown)]), FPS)
+    pictures.save(target / "contact_sheet.png", contact_sheet({number: shown[number] for number in picked(len(shown), SHEET)}, 1))
     (target / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -295,24 +280,17 @@ def main() -> int:
     if options.checkpoint and not options.checkpoint.is_file():
         arguments.error(f"--checkpoint: {options.checkpoint} is not a file.")
     out = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     for name in names:  # what lies there afterwards belongs to this run
         for result in RESULTS:
             (out / EDITS[name].folder / result).unlink(missing_ok=True)
     begin, reports = time.monotonic(), {}
     try:
         base = prepare_base(out.parent / "base", options.checkpoint)
-        with tempfile.TemporaryDirectory(dir=out.parent) as folder:  # on one disk with `out`, so that moving is renaming
-            print("Starting ComfyUI", flush=True)
-            with ComfyHost(options.comfy or find_comfy(), base, log=base / "host.log") as host:
-                print(f"  {host.address} after {time.monotonic() - begin:.1f} s", flush=True)
-                for name in names:
-                    reports[name] = run_edit(host, name, Path(folder) / name)
+        print("Starting ComfyUI", flush=True)
+        with ComfyHost(options.comfy or find_comfy(), base, log=base / "host.log") as host:
+            print(f"  {host.address} after {time.monotonic() - begin:.1f} s", flush=True)
             for name in names:
-                target = out / EDITS[name].folder
-                target.mkdir(exist_ok=True)
-                for result in RESULTS:
-                    (Path(folder) / name / result).replace(target / result)
+                reports[name] = run_edit(host, name, out / EDITS[name].folder)
     except (HostError, RunFailed, ValueError) as error:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1

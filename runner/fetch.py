@@ -32,13 +32,21 @@ def check_comfy(folder: Path) -> Path:
         raise ValueError(
             f"COMFYUI_PATH is {str(folder)!r}, which holds no ComfyUI: set it to the folder with ComfyUI's main.py, or unset it."
         )
-    version = re.search(r'"(\d+)\.(\d+)\.(\d+)', (folder / "comfyui_version.py").read_text(encoding="utf-8"))
-    if version and tuple(map(int, version.groups())) < FLOOR:
-        found, floor = ".".join(version.groups()), ".".join(map(str, FLOOR))
+    version = comfy_version(folder)
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < FLOOR:
+        floor = ".".join(map(str, FLOOR))
         raise ValueError(
-            f"COMFYUI_PATH is {str(folder)!r}, a ComfyUI {found}: BLADE needs {floor} or newer. Update it, or unset COMFYUI_PATH."
+            f"COMFYUI_PATH is {str(folder)!r}, a ComfyUI {version}: BLADE needs {floor} or newer. Update it, or unset COMFYUI_PATH."
         )
     return folder
+
+
+def comfy_version(folder: Path) -> str:
+    """As ComfyUI tells it, such as "0.3.75". Raises ValueError where it does not."""
+    found = re.search(r'^__version__ = "(.*)"', (folder / "comfyui_version.py").read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{folder / 'comfyui_version.py'} tells no version: get ComfyUI anew.")
+    return found[1]
 
 
 def download_comfy(cache: Path, python: str) -> Path:

@@ -1,27 +1,29 @@
 """Pictures of the help pages: parts of those that the demo and the benchmarks have made.
 
-python -m tools.help_pictures   writes web/docs/*.jpg from demo/result.jpg, demo/edited.mp4, workflows/*.jpg and benchmarks/results/*.jpg; takes
-                               a few seconds
+    python -m tools.help_pictures
+
+Writes web/docs/*.jpg from demo/result.jpg, demo/edited.mp4, workflows/*.jpg and benchmarks/results/*.jpg.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from demo.clips import path, read_mp4, truth
-from demo.pictures import EDITED, load, save
+from demo.pictures import load, save
 from metrics.edit import measure
 from metrics.edit_chart import plot
+from runner.host import REPOSITORY
 from video.motion import optical_flow
 from video.pictures import contact_sheet, in_cell, panels, picked
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-HELP = REPOSITORY / "web" / "docs"
+EDITED = REPOSITORY / "demo" / "edited.mp4"  # the demo's change of colour
+RESULT = REPOSITORY / "demo" / "result.jpg"  # the contact sheets of both its edits, side by side
+RESULTS = REPOSITORY / "benchmarks" / "results"
 WIDTH = 640  # pixels at most: the help panel is narrow
 EDITS, EDIT_VARIANTS = 12, 8  # rows and columns of benchmarks' edit.jpg, one edit a row
 MASK_ROWS, MASKS = 4, 8  # of masks.jpg: two clips a row, four masks each
@@ -36,14 +38,20 @@ def cells(sheet: np.ndarray, rows: int, columns: int, row: int, picked: Sequence
     return np.concatenate([sheet[row * height :][:height, column * sheet.shape[1] // columns :][:, :width] for column in picked], 1)
 
 
-def beginning(sheet: np.ndarray) -> np.ndarray:
-    """Of demo/result.jpg, the first of its two clips with its labels and its first three frames. uint8 RGB [height, width, 3]"""
-    return sheet[: sheet.shape[0] // 2, : round(0.538 * sheet.shape[1])]
+def halved(picture: np.ndarray, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of a line at this share of the width, and what is right of it."""
+    middle = round(share * picture.shape[1])
+    return picture[:, :middle], picture[:, middle:]
 
 
-def sized(picture: np.ndarray) -> np.ndarray:
-    """Brought to WIDTH."""
-    scale = WIDTH / picture.shape[1]
+def inversion() -> tuple[np.ndarray, np.ndarray]:
+    """Of benchmarks' inversion.jpg, the chart and the frames."""
+    return halved(load(RESULTS / "inversion.jpg"), 0.53)
+
+
+def sized(picture: np.ndarray, width: int) -> np.ndarray:
+    """The picture, so many pixels wide."""
+    scale = width / picture.shape[1]
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
@@ -59,21 +67,20 @@ def demo_edit() -> dict[str, np.ndarray]:
 
 def help_pictures() -> dict[str, np.ndarray]:
     """By node. uint8 RGB [height, width, 3] each"""
-    results = REPOSITORY / "benchmarks" / "results"
-    edits, masks, inversion = (load(results / name) for name in ("edit.jpg", "masks.jpg", "inversion.jpg"))
-    middle = round(0.53 * inversion.shape[1])  # between the chart and the frames
+    edits, masks = (load(RESULTS / name) for name in ("edit.jpg", "masks.jpg"))
+    chart, frames = inversion()
     return {
         **demo_edit(),
-        "BLADE_BlendedSampler": beginning(load(REPOSITORY / "demo" / "result.jpg")),
+        "BLADE_BlendedSampler": halved(load(RESULT))[0],
         "BLADE_CrossAttentionMask": cells(masks, MASK_ROWS, MASKS, TWO_THINGS, (0, 3)),
-        "BLADE_DDIMInvert": inversion[:, :middle],
+        "BLADE_DDIMInvert": chart,
         "BLADE_Edit": load(REPOSITORY / "workflows" / "blade_multi_edit.jpg"),
         "BLADE_PixelComposite": cells(edits, EDITS, EDIT_VARIANTS, ON_BRICK, (SOURCE, BLEND, PIXEL)),
-        "BLADE_ReconstructionCheck": inversion[:, middle:],
+        "BLADE_ReconstructionCheck": frames,
     }
 
 
 if __name__ == "__main__":
     for name, picture in help_pictures().items():
-        save(HELP / f"{name}.jpg", sized(picture))
+        save(REPOSITORY / "web" / "docs" / f"{name}.jpg", sized(picture, WIDTH))
         print(f"web/docs/{name}.jpg")

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-from runner.fetch import find_comfy
+from runner.fetch import comfy_version, find_comfy
 from runner.host import REPOSITORY
 
 TABLE = REPOSITORY / "docs" / "hosts.md"
@@ -53,12 +53,6 @@ def main() -> None:
     row = table_row((comfy_version(comfy), page, platform.python_version(), version("torch")), cases)
     TABLE.write_text(with_row(TABLE.read_text(encoding="utf-8"), row), encoding="utf-8")
     print(f"{row}\nWritten to {TABLE}.")
-
-
-def comfy_version(comfy: Path) -> str:
-    found = re.search(r'"([\d.]+)', (comfy / "comfyui_version.py").read_text(encoding="utf-8"))
-    assert found, f"{comfy} tells no version"
-    return found[1]
 
 
 def table_row(versions: tuple[str, ...], cases: Iterable[ET.Element]) -> str:
