@@ -358,6 +358,8 @@ def test_maps_of_a_fine_resolution_are_not_spread():
         ((128, 72), {(32, 18)}),
         ((4000, 3000), {(500, 375)}),
         ((1, 3), {(1, 3)}),
+        ((2, 50), {(2, 50)}),
+        ((50, 2), {(50, 2)}),
     ],
 )
 def test_maps_of_180_to_1300_cells_are_kept_or_the_finest_that_is_not_too_fine(latent, sizes):

@@ -458,3 +458,14 @@ def test_an_empty_prompt_says_so():
         prompt("", []).choose("car")
     with pytest.raises(ValueError, match=r"Its words are: !!!\."):
         prompt("!!!", ["!!!</w>"]).choose("car")
+
+
+def test_a_word_that_comes_often_in_a_long_prompt_is_no_change():
+    """Past 200 words difflib would take such a word for noise."""
+
+    def long(letter):
+        chunks = [[START, *[piece for _ in range(37) for piece in (f"{letter}</w>", "and</w>")], END, END] for _ in range(3)]
+        return read_words("long", chunks)
+
+    changed = tuple(77 * chunk + 1 + 2 * place for chunk in range(3) for place in range(37))
+    assert changed_columns(long("x"), long("y")) == (changed, changed)

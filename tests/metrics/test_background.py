@@ -76,3 +76,21 @@ def test_dilation_is_a_disc_of_that_radius() -> None:
 def test_dilation_by_less_than_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="pixels is -1"):
         dilate(HALF, -1)
+
+
+def test_a_mask_over_everything_leaves_no_error_in_five_s_convention() -> None:
+    assert psnr_outside_five(GREY, GREY + 0.5, np.ones((2, 10, 20))) == pytest.approx([100, 100])
+    soft = np.full((2, 10, 20), 0.5)  # both pictures are multiplied, so that an error counts by the square of its weight
+    assert psnr_outside_five(GREY, GREY + 0.1, soft) == pytest.approx([20 + 20 * np.log10(2)] * 2)
+
+
+@pytest.mark.parametrize("judge", [psnr_outside, psnr_outside_five])
+def test_a_single_picture_is_no_clip(judge) -> None:
+    with pytest.raises(ValueError, match=r"\(10, 20, 3\) and \(10, 20, 3\): give two clips"):
+        judge(GREY[0], GREY[0], HALF[0])
+
+
+def test_an_error_too_small_to_tell_is_100_db_and_a_larger_one_less() -> None:
+    empty = np.zeros((2, 10, 20))
+    assert psnr_outside(GREY, GREY + 1e-6, empty) == pytest.approx([100, 100])
+    assert psnr_outside(GREY, GREY + 2e-5, empty) == pytest.approx([-20 * np.log10(2e-5)] * 2)
