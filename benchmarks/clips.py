@@ -6,6 +6,7 @@ Everything is drawn from seeds: the clips of the figures from 910,000 upwards, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,20 +122,13 @@ class Edit:
         return f"{self.colour} {self.shape}"
 
 
-def draw_clip(seed: int, rng: np.random.Generator, colour: str, shape: str, ground: str) -> MovingClip:
-    """A clip whose speed stays between SLOWEST and FASTEST for FRAMES frames, drawn again until it does.
-
-    Stripes are the only pattern: demo.scenes shifts a mottled one when the object turns, which is no rigid motion."""
+def draw_moving(seed: int, rng: np.random.Generator, ground: str, thing: Callable[[], Thing], frames: int) -> MovingClip:
+    """A clip whose speed stays between SLOWEST and FASTEST for so many frames, drawn again until it does. thing: draws an object from `rng`"""
     while True:
-        radius, angle = rng.uniform(0.18, 0.24), rng.uniform(-0.15, 0.15)
-        x, y = rng.uniform(REACH * radius + 0.08, 1 - REACH * radius - 0.08, 2)
-        pattern = str(rng.choice(["plain", "striped"], p=[0.75, 0.25]))
-        red, green, blue = map(float, rng.uniform(-9, 9, 3))
-        thing = Thing(colour, shape, float(x), float(y), float(radius), float(angle), pattern, (red, green, blue))
-        speed, direction = rng.uniform(SLOWEST, FASTEST) / SIZE, rng.uniform(0, 2 * np.pi)
+        drawn, speed, direction = thing(), rng.uniform(SLOWEST, FASTEST) / SIZE, rng.uniform(0, 2 * np.pi)
         velocity = float(speed * np.cos(direction)), float(speed * np.sin(direction))
-        clip = MovingClip(seed, thing, ground, velocity, float(rng.uniform(-FASTEST_SPIN, FASTEST_SPIN)))
-        steps = SIZE * np.linalg.norm(np.diff([clip.centre(frame) for frame in range(FRAMES)], axis=0), axis=1)
+        clip = MovingClip(seed, drawn, ground, velocity, float(rng.uniform(-FASTEST_SPIN, FASTEST_SPIN)))
+        steps = SIZE * np.linalg.norm(np.diff([clip.centre(frame) for frame in range(frames)], axis=0), axis=1)
         if steps.min() >= SLOWEST and steps.max() <= FASTEST:
             return clip
 
@@ -147,7 +141,16 @@ def draw_edit(seed: int, changes: str) -> Edit:
     colour = str(colours[1]) if changes == "colour" else source_colour
     shape = str(shapes[1]) if changes == "shape" else source_shape
     grounds = [ground for ground in GROUNDS if ground not in TOO_CLOSE.get(source_colour, ()) + TOO_CLOSE.get(colour, ())]
-    return Edit(draw_clip(seed, rng, source_colour, source_shape, str(rng.choice(grounds))), colour, shape)
+    ground = str(rng.choice(grounds))
+
+    def thing() -> Thing:  # stripes are the only pattern: demo.scenes shifts a mottled one when the object turns, which is no rigid motion
+        radius, angle = rng.uniform(0.18, 0.24), rng.uniform(-0.15, 0.15)
+        x, y = map(float, rng.uniform(REACH * radius + 0.08, 1 - REACH * radius - 0.08, 2))
+        pattern = str(rng.choice(["plain", "striped"], p=[0.75, 0.25]))
+        red, green, blue = map(float, rng.uniform(-9, 9, 3))
+        return Thing(source_colour, source_shape, x, y, float(radius), float(angle), pattern, (red, green, blue))
+
+    return Edit(draw_moving(seed, rng, ground, thing, FRAMES), colour, shape)
 
 
 COLOUR_EDITS = tuple(draw_edit(910_000 + index, "colour") for index in range(24))

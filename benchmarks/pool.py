@@ -17,7 +17,7 @@ from benchmarks.pack import import_pack
 MOST = 8  # processes; each holds a model and ComfyUI's modules, about 1 GiB
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_bench: Any = None  # a worker's own
+_bench: Any = None  # this process's own
 
 
 def workers() -> int:
@@ -32,37 +32,34 @@ def each(
 
     make, work: functions of a module, since they travel to other processes; items and results travel too. What a worker raises is raised here, and
     what has not begun then is not begun."""
-    if not items:
-        return
     count = min(workers(), len(items))
     if count == 1:
-        import_pack()
-        bench = make(checkpoint)
-        for item in items:
-            yield item, work(bench, item)
+        _begin(make, checkpoint)
+        yield from ((item, work(_bench, item)) for item in items)
+    if count < 2:
         return
     threads = max(1, (os.cpu_count() or 1) // count)
     pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (make, checkpoint, threads))
     try:
         known: dict[Future[Any], Item] = {pool.submit(_work, work, item): item for item in items}
-        for done in as_completed(known):
-            yield known[done], done.result()
+        yield from ((known[done], done.result()) for done in as_completed(known))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(make: Callable[[Path], Any], checkpoint: Path, threads: int) -> None:
+def _begin(make: Callable[[Path], Any], checkpoint: Path, threads: int | None = None) -> None:
+    """Makes this process's bench; with so many threads, if it is a worker."""
     global _bench
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    if threads:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        torch.set_num_threads(threads)
     import_pack()
     _bench = make(checkpoint)
 
 
 def _end_with_parent() -> None:
     """A killed parent cannot tell its workers, and they would go on through all that is left."""
-    parent = parent_process()
-    if parent is not None:
+    if parent := parent_process():
         parent.join()
         os._exit(1)
 

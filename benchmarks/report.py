@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -74,35 +73,32 @@ def judge(goals: Goals) -> bool:
 
 
 def merge(path: Path, figures: dict) -> None:
-    """Puts nested figures into a JSON file: dicts are merged key by key, all else is replaced, and what is not named stays.
-
-    The file is written beside its place and moved there, so it is whole whenever it is read. Raises ValueError where the file holds no
-    JSON object."""
+    """Puts nested figures into a JSON file: dicts are merged key by key, all else is replaced, and what is not named stays. Raises ValueError where
+    the file holds no JSON object."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}): move it away.") from error
     if not isinstance(kept, dict):
         raise ValueError(f"{path} holds a JSON {type(kept).__name__}, not an object: move it away.")
-    text = json.dumps(_merged(kept, figures), indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        part = Path(file.name)
-        try:
-            file.write(text)
-            file.close()  # an open file cannot be moved on Windows
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    _write(path, _merged(kept, figures))
 
 
-def _merged(kept: dict, new: dict) -> dict:
-    both = {name: _merged(kept[name], new[name]) for name in kept.keys() & new.keys() if _dicts(kept[name], new[name])}
-    return {**kept, **new, **both}
+def _merged(kept: Any, new: Any) -> Any:
+    if not (isinstance(kept, dict) and isinstance(new, dict)):
+        return new
+    return kept | {name: _merged(kept.get(name), value) for name, value in new.items()}
 
 
-def _dicts(*values: object) -> bool:
-    return all(isinstance(value, dict) for value in values)
+def _write(path: Path, tree: dict) -> None:
+    """Beside its place, and moved there, so the file is whole whenever it is read."""
+    part = path.with_suffix(".part")
+    try:
+        part.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class Kept:
@@ -114,20 +110,14 @@ class Kept:
         self.rows: dict = found["rows"] if found.get("fingerprint") == self.stamp else {}
 
     def write(self) -> None:
-        part = self.file.with_suffix(".part")
-        part.write_text(json.dumps({"fingerprint": self.stamp, "rows": self.rows}), encoding="utf-8")
-        part.replace(self.file)
+        _write(self.file, {"fingerprint": self.stamp, "rows": self.rows})
 
 
 def code_fingerprint() -> str:
     """Changes with the code that makes an edit or measures it, and with the demo's checkpoints."""
-    digest = hashlib.sha256()
-    for folder in ("attention", "blending", "inversion", "host", "nodes", "metrics", "video", "benchmarks", "demo"):
-        for path in sorted((ROOT / folder).glob("*.py")):
-            digest.update(path.read_bytes())
-    for path in sorted((ROOT / "demo").glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    folders = ("attention", "blending", "inversion", "host", "nodes", "metrics", "video", "benchmarks", "demo", "runner")
+    files = [path for folder in folders for kind in ("*.py", "*.safetensors") for path in sorted((ROOT / folder).rglob(kind))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -135,11 +125,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rows])
 
 
-def interval(values: np.ndarray) -> dict[str, float]:
-    """The mean of some values, with its 95 % interval (bootstrap over them)."""
-    drawn = values[np.random.default_rng(0).integers(0, len(values), (2000, len(values)))].mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+def interval(*columns: np.ndarray, of: Callable[..., Any] = lambda mean: mean) -> dict[str, float]:
+    """The mean of some values, or what `of` makes of the means of several columns, with its 95 % interval (bootstrap over the rows)."""
+    drawn = np.random.default_rng(0).integers(0, len(columns[0]), (2000, len(columns[0])))
+    low, high = np.quantile(of(*(column[drawn].mean(1) for column in columns)), [0.025, 0.975])
+    return {"mean": float(of(*(column.mean() for column in columns))), "low": float(low), "high": float(high)}
 
 
 def met(value: float, which: str, bound: float) -> bool:
@@ -151,17 +141,12 @@ def machine(comfy: Path) -> dict:
     """What the figures depend on beside the code: processor, cores, memory, GPU if there is one, and versions. Nothing of the day.
 
     comfy: the folder of the ComfyUI that was used."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else None
     return {
-        "cpu": cpu_model(),
+        "cpu": named[1] if named else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **versions(comfy),
     }
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()

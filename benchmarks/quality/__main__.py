@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.pack import import_pack
 from benchmarks.quality import editing, masks, peers, reconstruction, stillness
 from benchmarks.report import ROOT, command
-from runner.host import CHECKPOINT_NAME
+from demo.base import CHECKPOINT_NAME
 
 PARTS = {module.PART.name: module.PART.run for module in (reconstruction, masks, stillness, editing, peers)}
 CHECKPOINT = {"type": Path, "default": ROOT / "demo" / CHECKPOINT_NAME, "help": "another checkpoint than the demo's own"}

@@ -1,32 +1,39 @@
 """What an edit keeps outside its object and what it changes inside, against exact ground truth: the latent blend of this pack, and beside it the
-backgrounds of blended latent diffusion and of FateZero.
-
-Edits the clips of benchmarks.clips with the demo checkpoint through the pack's own nodes and their defaults, inside ComfyUI's loader and
-sampler: the picture edit.jpg; what is said of the figures is in benchmarks.quality.editing_report. Each clip is inverted once for all variants.
-"""
+backgrounds of blended latent diffusion and of FateZero."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
-from benchmarks.clips import Edit
-from benchmarks.pool import each
-from benchmarks.quality import stillness
-from benchmarks.quality.stillness import CFG, FRAMES, STEPS, node_defaults
-from benchmarks.quality.variants import FATEZERO_UNTIL, Variant, exact_mask, objects, one_level_off, random_noise
-from benchmarks.report import Kept
+from benchmarks.clips import UNSEEN_COLOUR_EDITS, UNSEEN_SHAPE_EDITS, Edit
+from benchmarks.metrics.similarity import ssim_outside, ssim_outside_five
+from benchmarks.metrics.temporal import colour_flicker, outline_flicker, warp_error
+from benchmarks.quality.bench import (
+    FATEZERO_UNTIL,
+    FRAMES,
+    Bench,
+    Made,
+    Variant,
+    Way,
+    exact_mask,
+    kind_of,
+    objects,
+    one_level_off,
+    random_noise,
+)
+from benchmarks.quality.part import Columns, Figures, Part, Rows, figure_table, strip
+from benchmarks.report import Goals, interval
 from demo import pictures
-from demo.check import COLOURS, border, find_object, label
-from demo.figures import sheet
+from demo.check import COLOURS, border, colour_in, find_object, iou, label
 from metrics.background import dilate, psnr_outside, psnr_outside_five
 
+EDITS = {"colour": UNSEEN_COLOUR_EDITS, "shape": UNSEEN_SHAPE_EDITS}  # on which no setting was chosen
 MARGINS = (8, 12, 16)  # pixels around the exact objects that are no background; the figures' own is the first, one latent cell
 MARGIN = MARGINS[0]
 BORDER = (2, 12)  # pixels outside the exact objects between which masks end: past the anti-aliased rim, within a cell's diagonal
@@ -42,120 +49,73 @@ VARIANTS = {
     "structure": Variant(inputs=CONFINED | {"structure": 0.5}),
     "fresh_noise": Variant(inputs=CONFINED | {"renoise": 1.0}),
 }
-STARTS = {"latent_blend": "inverted", "structure": "inverted, *structure* 0.5", "fresh_noise": "fresh noise (*renoise* 1)"}
-OPPOSED = ("random_noise_blend", "one_level_off_blend")  # other backgrounds, to compare the inverted one with
-AGAINST_VAE = {
-    "latent_blend": "automatic",
-    "latent_blend_exact_mask": "exact_mask",
-    "random_noise_blend": "random_noise",
-    "one_level_off_blend": "one_level_off",
-}
 COMPOSED = {  # by Latent Composite
     "latent_blend": "latent_composite",
     "structure": "latent_composite_structure",
     "latent_blend_exact_mask": "latent_composite_exact_mask",
 }
-OTHERS = (*COMPOSED.values(), "composite", "vae_round_trip", "perfect_edit", "perfect_edit_blended")
-NAMES = (*VARIANTS, *OTHERS)
+WAYS: dict[str, Way] = {
+    "stock_sampling": Bench.stock_sampling,
+    **VARIANTS,
+    **{name: partial(Bench.latent_composite, of=of) for of, name in COMPOSED.items()},
+    "composite": partial(Bench.pixel_composite, of="latent_blend"),
+}
 AS_GRAPHS = {"colour": "structure", "shape": "latent_blend"}  # by kind of edit the variant that is set as that kind's graph in workflows/
+GRAPHS, GRAPHS_COMPOSED = "as_graphs", "as_graphs_composed"
+BY_KIND = {  # rows that take each kind of edit from a variant of its own: the graph's settings, and these with Latent Composite after them
+    GRAPHS: AS_GRAPHS,
+    GRAPHS_COMPOSED: {kind: COMPOSED[name] for kind, name in AS_GRAPHS.items()},
+}
+NAMES = (*[name for name in WAYS if name != "stock_sampling"], "vae_round_trip", "perfect_edit", "perfect_edit_blended", *BY_KIND)
+STARTS = {"latent_blend": "inverted", "structure": "inverted, *structure* 0.5", "fresh_noise": "fresh noise (*renoise* 1)"}
+OPPOSED = ("random_noise_blend", "one_level_off_blend")  # other backgrounds, to compare the inverted one with
+AGAINST_VAE = {
+    "automatic": "latent_blend",
+    "exact_mask": "latent_blend_exact_mask",
+    "random_noise": "random_noise_blend",
+    "one_level_off": "one_level_off_blend",
+}
+STEADY: Columns = {
+    "warp_error": ("warp error", 1e3, "{:.2f}e-3"),
+    "colour_flicker": ("colour flicker", 1e5, "{:.1f}e-5"),
+    "outline_flicker": ("outline flicker", 1, "{:.3f}"),
+}
+COMPARED = ("background_psnr_db", "vs_vae_db", "border_psnr_vs_vae_db", "border_psnr_vs_perfect_db", "success", "leak", *STEADY)
 
 
-def kind_of(edit: Edit) -> str:
-    return "colour" if edit.shape == edit.clip.thing.shape else "shape"
-
-
-@dataclass(frozen=True)
-class Clips:
-    """What an edit is judged by, uint8 RGB [frames, size, size, 3] each: the clip; then, out of the VAE, the clip, the edit as it should be, and
-    that edit's latent in the clip's under the exact mask, which is all that a latent blend can be."""
-
-    source: np.ndarray
-    reference: np.ndarray
-    perfect: np.ndarray
-    perfect_blended: np.ndarray
-
-
-class Bench(stillness.Bench):
-    """Edits clips in this process."""
-
-    def __init__(self, checkpoint: Path, cpu: bool = True):
-        super().__init__(checkpoint, cpu)
-        self.inputs = node_defaults(self.nodes.sampler.BlendedSampler)
-        self.attention = stillness.variants()["default"].keys
-
-    @torch.inference_mode()
-    def blend(self, edit: Edit, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents, as LATENT holds them, and the mask that was used, [frames, size, size]"""
-        model, trajectory = self.invert(edit, variant.keys or self.attention)
-        own: dict[str, Any] = {"steps": STEPS, "cfg": CFG, "source_words": edit.source_words, "target_words": edit.target_words}
-        if variant.mask is not None:
-            own |= {"mask": variant.mask(edit, trajectory), "mask_mode": self.nodes.sampler.ALONE}
-        if variant.background is not None:
-            trajectory = variant.background(trajectory, edit.clip.seed)
-        return self.sample(model, trajectory, edit.clip.source_prompt, edit.target_prompt, own | variant.inputs)
-
-    def sample(
-        self, model, trajectory, source_prompt: str, target_prompt: str, inputs: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the node Blended Sampler gives: latents, as LATENT holds them, and mask. inputs: in place of its defaults."""
-        latent, mask, *_ = self.nodes.sampler.BlendedSampler.execute(
-            model=model,
-            source=self.prompt(source_prompt),
-            target=self.prompt(target_prompt),
-            negative=self.prompt(""),
-            trajectory=trajectory,
-            **self.inputs | inputs,
-        ).result
-        return latent["samples"], mask
-
-    @torch.inference_mode()
-    def judges(self, edit: Edit) -> Clips:
-        from blade.attention.masks import to_latent_mask
-
-        source, perfect = edit.clip.render(FRAMES), edit.perfect.render(FRAMES)
-        latent, wanted = self.demo.encode(source), self.demo.encode(perfect)
-        cells = to_latent_mask(torch.from_numpy(objects(edit)), *latent.shape[-2:])
-        return Clips(source, *map(self.demo.decode, (latent, wanted, torch.lerp(latent, wanted, cells))))
-
-    @torch.inference_mode()
-    def stock(self, edit: Edit) -> np.ndarray:
-        """The target prompt sampled from noise by ComfyUI alone, a seed a frame, on the inversion's grid. uint8 RGB [frames, size, size, 3]"""
-        import comfy.sample
-        import comfy.samplers
-
-        _, trajectory = self.invert(edit, self.attention)
-        empty = torch.zeros_like(trajectory.clip)
-        noise = torch.cat([comfy.sample.prepare_noise(empty[:1], edit.clip.seed * FRAMES + frame) for frame in range(FRAMES)])
-        positive, negative = ([[self.demo.encode_text([text]), {}]] for text in (edit.target_prompt, ""))
-        sampled = comfy.sample.sample_custom(
-            self.demo.model, noise, CFG, comfy.samplers.sampler_object("euler"), trajectory.grid(STEPS), positive, negative, empty,
-            disable_pbar=True, seed=edit.clip.seed,
-        )  # fmt: skip
-        return self.demo.decode(sampled)
-
-    @torch.inference_mode()
-    def latent_composite(self, source: np.ndarray, latents: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-        """What the node Latent Composite makes of a clip uint8 [frames, size, size, 3] and an edit of it: uint8 RGB of that shape."""
-        from blade.nodes.latent_composite import LatentComposite
-
-        given = {"latent": {"samples": latents}, "vae": self.demo.vae, "source": torch.from_numpy(source).float() / 255, "mask": mask}
-        return self.demo.decode(LatentComposite.execute(**node_defaults(LatentComposite) | given).result[0]["samples"])
-
-    def composite(self, source: np.ndarray, edited: np.ndarray, mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """What the node Pixel Composite makes of clips [frames, size, size, 3] in 0..1: its frames and its mask."""
-        from blade.nodes.composite import PixelComposite
-
-        given = {"source": torch.from_numpy(source), "edited": torch.from_numpy(edited), "mask": mask}
-        frames, used = PixelComposite.execute(**node_defaults(PixelComposite) | given).result[:2]
-        return frames.numpy(), used.numpy()
-
-
-def changed_outside(source: np.ndarray, composite: np.ndarray, mask: np.ndarray) -> dict[str, int]:
-    """How many pixels are not the source's to the bit where the mask is 0, and how many lie there.
-
-    source, composite: float [frames, height, width, 3]; mask: [frames, height, width]"""
-    outside = mask == 0
-    return {"changed": int(((source != composite).any(-1) & outside).sum()), "compared": int(outside.sum())}
+def figures(edit: Edit, made: Mapping[str, Made], one: Made) -> dict[str, float]:
+    """Of one edited clip; made: what Bench.judges gives. success: share of frames that have the colour where the object should be, or the shape; right:
+    whose largest object has it, wherever it is."""
+    source, reference, perfect = (made[name].frames for name in ("source", "vae_round_trip", "perfect_edit"))
+    goal, flow, exact, edited = edit.clip.truth(FRAMES, edit.shape), edit.clip.flow(FRAMES), objects(edit), one.frames
+    found = [find_object(frame) for frame in edited]
+    outlines = np.stack([np.zeros(goal.shape[1:], bool) if one is None else one.mask for one in found])
+    outside, band = dilate(exact, MARGIN), dilate(exact, BORDER[1]) & ~dilate(exact, BORDER[0])
+    if kind_of(edit) == "colour":
+        success = [colour_in(frame, mask) == edit.colour for frame, mask in zip(edited, goal, strict=True)]
+        right = [one is not None and one.colour == edit.colour for one in found]
+    else:
+        success = right = [one is not None and one.shape == edit.shape for one in found]
+    margins = {f"background_psnr_db_{margin}_px": psnr_outside(source, edited, dilate(exact, margin)).mean() for margin in MARGINS}
+    measured = {
+        "background_psnr_db": psnr_outside(source, edited, outside).mean(),
+        "background_psnr_db_five_convention": psnr_outside_five(source, edited, outside).mean(),
+        "background_ssim": ssim_outside(source, edited, outside).mean(),
+        "background_ssim_five_convention": ssim_outside_five(source, edited, outside).mean(),
+        "vs_vae_db": psnr_outside(reference, edited, outside).mean(),
+        **margins,
+        "border_psnr_vs_vae_db": psnr_outside(reference, edited, ~band).mean(),
+        "border_psnr_vs_perfect_db": psnr_outside(perfect, edited, ~band).mean(),
+        "leak": leak(reference, edited, ~outside, edit.colour),
+        "success": np.mean(success),
+        "right": np.mean(right),
+        "warp_error": warp_error(edited, flow, goal).mean(),
+        "colour_flicker": colour_flicker(edited, goal),
+        "outline_flicker": outline_flicker(outlines, flow),
+    }
+    if one.mask is not None:
+        measured["mask_iou"] = iou(one.mask.numpy(), edit.clip.truth(FRAMES)).mean()
+    return {name: float(value) for name, value in measured.items()} | one.figures
 
 
 def leak(reference: np.ndarray, edited: np.ndarray, background: np.ndarray, colour: str) -> float:
@@ -171,121 +131,137 @@ def leak(reference: np.ndarray, edited: np.ndarray, background: np.ndarray, colo
     return took / int(background.sum())
 
 
-def right(edit: Edit, frames: np.ndarray) -> float:
-    """Share of frames whose largest object has the colour, or the shape, that the edit asks for, wherever it is."""
-    found = [find_object(frame) for frame in frames]
-    colours = kind_of(edit) == "colour"
-    return float(np.mean([one is not None and (one.colour == edit.colour if colours else one.shape == edit.shape) for one in found]))
-
-
-def figures(edit: Edit, clips: Clips, edited: np.ndarray) -> dict[str, float]:
-    still = stillness.figures(edit, edited, clips.reference)
-    exact = objects(edit)
-    outside, band = dilate(exact, MARGIN), dilate(exact, BORDER[1]) & ~dilate(exact, BORDER[0])
-    return {
-        "background_psnr_db": float(psnr_outside(clips.source, edited, outside).mean()),
-        "background_psnr_db_five_convention": float(psnr_outside_five(clips.source, edited, outside).mean()),
-        "vs_vae_db": still.pop("background_psnr_db"),
-        **{
-            f"background_psnr_db_{margin}_px": float(psnr_outside(clips.source, edited, dilate(exact, margin)).mean()) for margin in MARGINS
-        },
-        "border_psnr_vs_vae_db": float(psnr_outside(clips.reference, edited, ~band).mean()),
-        "border_psnr_vs_perfect_db": float(psnr_outside(clips.perfect, edited, ~band).mean()),
-        "leak": leak(clips.reference, edited, ~outside, edit.colour),
-        "right": right(edit, edited),
-        **still,
-    }
-
-
-def measure_edit(bench: Bench, edit: Edit) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Figures by variant, and what the picture shows of each."""
-    clips = bench.judges(edit)
-    rows: dict[str, dict[str, Any]] = {"stock_sampling": {"right": right(edit, bench.stock(edit))}}
-    made = {
-        "source": clips.source,
-        "vae_round_trip": clips.reference,
-        "perfect_edit": clips.perfect,
-        "perfect_edit_blended": clips.perfect_blended,
-    }
-    seconds, mask = {}, torch.empty(0)
-    for name, variant in VARIANTS.items():
+@torch.inference_mode()
+def make(bench: Bench, edit: Edit, ways: Mapping[str, Way]) -> tuple[Figures, dict[str, Made]]:
+    """An edit made in all these ways, which may use what was made before, and its figures; also of what it is judged by."""
+    made, rows = bench.judges(edit), Figures()
+    for name, way in ways.items():
         begin = time.monotonic()
-        latents, used = bench.blend(edit, variant)
-        made[name] = bench.demo.decode(latents)
-        seconds[name] = time.monotonic() - begin
-        if name == "latent_blend":
-            mask = used
-        if name in COMPOSED:
-            made[COMPOSED[name]] = bench.latent_composite(clips.source, latents, used)
-    exact, drawn = (clip.astype(np.float32) / 255 for clip in (clips.source, made["latent_blend"]))
-    composite, composite_mask = bench.composite(exact, drawn, mask)
-    made["composite"] = (composite.clip(0, 1) * 255).round().astype(np.uint8)
-    for name in NAMES:
-        rows[name] = figures(edit, clips, made[name]) | ({"seconds": seconds[name]} if name in seconds else {})
-    rows["composite"] |= changed_outside(exact, composite, composite_mask)
-    made["mask"] = pictures.outline_mask(clips.source, mask.numpy())
-    return rows, made
+        made[name] = way(bench, edit, dict(made))
+        rows[name] = {"seconds": time.monotonic() - begin}
+    return {name: figures(edit, made, one) | rows.get(name, {}) for name, one in made.items()}, made
 
 
-PANELS = {
-    "source": "source",
-    "mask": "mask",
+PANELS = ("source", "mask", *list(VARIANTS)[:4], "latent_composite", "composite")
+
+
+def measure(bench: Bench, edit: Edit) -> tuple[Figures, np.ndarray]:
+    rows, made = make(bench, edit, WAYS)
+    rows |= {name: rows[of[kind_of(edit)]] for name, of in BY_KIND.items()}
+    mask = made["latent_blend"].mask
+    assert mask is not None
+    made["mask"] = Made(pictures.outline_mask(made["source"].frames, mask.numpy()))
+    return rows, strip({name: made[name].frames for name in PANELS}, [FRAMES // 2], TILE, edit.target_prompt)
+
+
+def seeds(rows: Rows) -> dict[str, list[int]]:
+    return {kind: [edit.clip.seed for edit in EDITS[kind][:count]] for kind, count in rows.count.items()}
+
+
+def summary(rows: Rows) -> dict[str, Any]:
+    """The keys of `edit`: means over the edits of both kinds, success apart for each."""
+    stock = rows.by_kind("stock_sampling", "right")
+    averaged = ("background_psnr_db", "background_psnr_db_five_convention", "border_psnr_vs_vae_db", "border_psnr_vs_perfect_db", *STEADY)
+    return {
+        "edits": rows.count,
+        "seeds": seeds(rows),
+        **{figure: rows.means(NAMES, figure) for figure in averaged},
+        "background_psnr_db_by_margin": {f"{margin} px": rows.means(NAMES, f"background_psnr_db_{margin}_px") for margin in MARGINS},
+        "latent_blend_vs_vae_db": {label: rows.mean(name, "vs_vae_db") for label, name in AGAINST_VAE.items()},
+        "start": {name: {figure: rows.by_kind(name, figure) for figure in COMPARED} for name in STARTS},
+        "composite_pixels_changed_outside": int(rows.column("composite", "changed").sum()),
+        "composite_pixels_compared": int(rows.column("composite", "compared").sum()),
+        "success": rows.by_kind(GRAPHS, "success"),
+        "success_of_stock_sampling": stock,
+        "success_over_stock": {
+            name: {kind: share / max(stock[kind], 1e-9) for kind, share in rows.by_kind(name, "success").items()} for name in BY_KIND
+        },
+        "success_by_variant": {name: rows.by_kind(name, "success") for name in NAMES},
+        "success_judged_as_stock": {name: rows.by_kind(name, "right") for name in NAMES},
+        "leak": rows.mean(GRAPHS, "leak"),
+        "leak_worst_edit": float(rows.column(GRAPHS, "leak").max()),
+        "leak_by_variant": rows.means(NAMES, "leak"),
+        "seconds": rows.means(VARIANTS, "seconds"),
+        "inverted_less": {
+            other: {figure: interval(rows.column("latent_blend", figure) - rows.column(other, figure)) for figure in COMPARED}
+            for other in OPPOSED
+        },
+    }
+
+
+TITLES = {
+    "vae_round_trip": "VAE round trip of the clip",
+    "perfect_edit": "VAE round trip of the perfect edit",
+    "perfect_edit_blended": "the perfect edit's latent, blended, exact mask",
+    GRAPHS: "latent blend, set as its graph (colours: *structure* 0.5)",
+    GRAPHS_COMPOSED: "the same with latent composite",
     "latent_blend": "latent blend",
-    "latent_blend_exact_mask": "with the exact mask",
-    "random_noise_blend": "random noise",
-    "one_level_off_blend": "one level off, to 80 %",
-    "latent_composite": "latent composite",
-    "composite": "pixel composite",
+    "latent_blend_exact_mask": "latent blend, exact mask",
+    "heard_everywhere": "latent blend, the nodes' defaults (*confine* 0)",
+    "random_noise_blend": "random noise (blended latent diffusion)",
+    "one_level_off_blend": "one level off, to 80 % (FateZero)",
+    "latent_composite": "latent blend, latent composite",
+    "latent_composite_exact_mask": "latent blend, latent composite, exact mask",
+    "composite": "latent blend, pixel composite",
 }
+COLUMNS: Columns = {
+    "background_psnr_db": ("background, dB", 1, "{:.2f}"),
+    "background_psnr_db_five_convention": ("FiVE's convention, dB", 1, "{:.2f}"),
+    "border_psnr_vs_perfect_db": (f"border ({BORDER[0]} to {BORDER[1]} px), dB", 1, "{:.2f}"),
+    "colour": ("right colour", 1, "{:.0%}"),
+    "shape": ("right shape", 1, "{:.0%}"),
+    "leak_by_variant": ("leak", 1, "{:.2%}"),
+    **STEADY,
+}
+START_COLUMNS: Columns = {
+    "success": ("right", 1, "{:.1%}"),
+    "vs_vae_db": ("background against the VAE, dB", 1, "{:.1f}"),
+    "border_psnr_vs_perfect_db": ("border, dB", 1, "{:.1f}"),
+    "warp_error": STEADY["warp_error"],
+    "outline_flicker": STEADY["outline_flicker"],
+}
+UNEDITED = {"vae_round_trip": list(COLUMNS)[2:], "perfect_edit": ["border_psnr_vs_perfect_db"]}  # figures that say nothing there
 
 
-def strip(edit: Edit, made: dict[str, np.ndarray]) -> np.ndarray:
-    """The middle frame of each panel side by side. uint8 RGB"""
-    tiles = [
-        cv2.resize(made[name][FRAMES // 2], (TILE, TILE), interpolation=cv2.INTER_AREA if name == "mask" else cv2.INTER_CUBIC)
-        for name in PANELS
-    ]
-    texts = [[edit.clip.source_prompt if name in ("source", "mask") else edit.target_prompt, title] for name, title in PANELS.items()]
-    return sheet(tiles, texts, len(PANELS))
+def tables(found: dict[str, Any]) -> list[str]:
+    """A line a variant; and how an edit of each kind does by what it begins from."""
+    rows = []
+    for name, title in TITLES.items():
+        values = {figure: found[figure][name] for figure in COLUMNS if figure in found} | found["success_by_variant"][name]
+        rows.append(([title], {figure: value for figure, value in values.items() if figure not in UNEDITED.get(name, ())}))
+    rows.append((["stock sampling from noise"], found["success_of_stock_sampling"]))
+    starts = [([title, kind], {figure: of[kind] for figure, of in found["start"][name].items()})
+              for name, title in STARTS.items() for kind in found["edits"]]  # fmt: skip
+    return [figure_table(["background of"], COLUMNS, rows), figure_table(["begins from", "edits of"], START_COLUMNS, starts)]
 
 
-@dataclass(frozen=True)
-class Task:
-    """An edit to measure. picture: where its strip of the picture goes, if it is shown."""
-
-    key: str
-    kind: str
-    number: int
-    edit: Edit
-    picture: Path | None
-
-
-def measured(bench: Bench, task: Task) -> tuple[dict[str, dict[str, Any]], float]:
-    """Figures by variant, and the seconds that they took."""
-    begin = time.monotonic()
-    rows, made = measure_edit(bench, task.edit)
-    if task.picture:
-        pictures.save(task.picture, strip(task.edit, made))
-    return rows, time.monotonic() - begin
+def goals(found: dict[str, Any]) -> Goals:
+    background, success = found["background_psnr_db"], found["success_over_stock"]
+    lost = {name: background["vae_round_trip"] - background[name] for name in NAMES}
+    return {
+        "background below the VAE round trip's, dB, exact mask": (lost["latent_blend_exact_mask"], "at most", 0.1),
+        "the same with Latent Composite": (lost["latent_composite_exact_mask"], "at most", 0.1),
+        "background below the VAE round trip's, dB, automatic mask": (lost[GRAPHS], "at most", 0.5),
+        "that with Latent Composite": (lost[GRAPHS_COMPOSED], "at most", 0.5),
+        "background against the round-tripped clip, dB, exact mask": (found["latent_blend_vs_vae_db"]["exact_mask"], "at least", 40.0),
+        "pixels that the composite changed outside": (found["composite_pixels_changed_outside"], "at most", 0),
+        "success of colour edits, of stock's": (success[GRAPHS]["colour"], "at least", 0.97),
+        "success of shape edits, of stock's": (success[GRAPHS]["shape"], "at least", 0.90),
+        "success of colour edits with Latent Composite, of stock's": (success[GRAPHS_COMPOSED]["colour"], "at least", 0.97),
+        "success of shape edits with Latent Composite, of stock's": (success[GRAPHS_COMPOSED]["shape"], "at least", 0.90),
+        "background pixels that took the target's colour": (found["leak"], "at most", 0.01),
+    }
 
 
-def measure(checkpoint: Path, edits: dict[str, tuple[Edit, ...]], out: Path) -> dict[str, list[dict]]:
-    """Figures by kind, number of the edit and variant. Also draws edit.jpg."""
-    done = Kept(out / "edit_rows.json")
-    tasks, strips = [], []
-    for kind, listed in edits.items():
-        for number, edit in enumerate(listed):
-            picture = out / f"edit_{kind}_{number}.png" if number < SHOWN else None
-            strips += [picture] if picture else []
-            task = Task(f"{kind}/{number}/{FRAMES}/{STEPS}", kind, number, edit, picture)
-            if task.key not in done.rows or (picture and not picture.exists()):
-                tasks.append(task)
-    for task, (rows, seconds) in each(Bench, checkpoint, measured, tasks):
-        done.rows[task.key] = rows
-        done.write()
-        blend, edit = rows["latent_blend"], task.edit
-        print(f"{task.kind} {task.number + 1}/{len(edits[task.kind])} {edit.source_words} -> {edit.target_words}: background "
-              f"{blend['background_psnr_db']:.2f} dB (VAE {rows['vae_round_trip']['background_psnr_db']:.2f}), right {blend['success']:.0%}, "
-              f"leak {blend['leak']:.2%}, {seconds:.0f} s", flush=True)  # fmt: skip
-    pictures.save(out / "edit.jpg", np.concatenate([pictures.load(picture) for picture in strips]))
-    return {kind: [done.rows[f"{kind}/{number}/{FRAMES}/{STEPS}"] for number in range(len(listed))] for kind, listed in edits.items()}
+QUICK = {kind: listed[:2] for kind, listed in EDITS.items()}
+PART = Part(
+    "edit",
+    EDITS,
+    QUICK,
+    measure,
+    summary,
+    tables,
+    goals,
+    ("latent_blend", "background_psnr_db"),
+    lambda kind, number, count: number < SHOWN,
+)

@@ -1,23 +1,19 @@
 """The clips on which masks are measured: for each way in which a mask can fail, some whose exact mask is known in every frame.
 
-    python -m benchmarks.quality.mask_clips OUT.png        draws the middle frame of each, with the exact mask's outline
-
 Everything is drawn from seeds: the clips of the figures from 911,000 upwards, those on which settings are chosen from 921,000 upwards;
 training used seeds below 10,000. Where a kind is about texture, training saw none of its textures and the two sets share none.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from benchmarks.clips import DRAWN_SHAPES, FASTEST, FASTEST_SPIN, INDEX_OF_ORIGIN, REACH, SLOWEST, MovingClip
-from demo.figures import TOO_CLOSE, save, sheet
-from demo.pictures import enlarge
+from benchmarks.clips import DRAWN_SHAPES, FASTEST, INDEX_OF_ORIGIN, REACH, SLOWEST, MovingClip, draw_moving
+from demo.figures import TOO_CLOSE
 from demo.scenes import COLOURS, GROUNDS, SIZE, Thing, caption, finish, outline, paint_ground
 
 FRAMES = 8  # over which a clip keeps what its kind promises: speeds, the way out of the frame, two objects drifting apart
@@ -142,40 +138,42 @@ def weave(ground: str, name: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def texture(name: str, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How light a texture is at places in pixels, -1..1, in a direction and scale drawn from `rng`. Of the places' shape.
-
-    Its edges are soft, like those of demo.scenes, so that the demo's autoencoder can carry them. Raises ValueError with the names there are."""
+    """How light one of TEXTURES is at places in pixels, -1..1, in a direction and scale drawn from `rng`. Of the places' shape."""
     turn, period = rng.uniform(0, np.pi), rng.uniform(14, 18)
     u, v = (x * np.cos(turn) + y * np.sin(turn)) / period, (y * np.cos(turn) - x * np.sin(turn)) / period
-    if name == "checkered":
-        return np.tanh(4 * np.sin(np.pi * u) * np.sin(np.pi * v))
-    if name == "dotted":
-        return np.tanh(12 * (0.3 - np.hypot(u % 1 - 0.5, v % 1 - 0.5)))
-    if name == "speckled":
-        waves = zip(rng.uniform(0.4, 1.3, 24), rng.uniform(0, 2 * np.pi, (24, 2)), strict=True)
-        noise = sum(np.cos(2 * np.pi * pitch * (u * np.cos(way) + v * np.sin(way)) + phase) for pitch, (way, phase) in waves)
-        return np.tanh(noise / 12**0.5)
-    if name == "graded":
-        return 2 * np.abs(2 * ((u / 8 + 0.25) % 1) - 1) - 1
-    if name == "woven":
-        across, along = np.where((np.floor(u) + np.floor(v)) % 2, (u, v), (v, u))
-        return np.sin(4 * np.pi * across) * np.tanh(4 * np.abs(np.sin(np.pi * along)))
-    if name == "pebbled":
-        rows = np.stack(np.meshgrid(np.arange(-13, 14), np.arange(-13, 14)), -1).reshape(-1, 2)
-        places = rows + rng.uniform(-0.35, 0.35, rows.shape)
-        nearest, second = np.full_like(u, np.inf), np.full_like(u, np.inf)
-        for left, top in places:
-            distance = np.hypot(u - left, v - top)
-            nearest, second = np.minimum(nearest, distance), np.minimum(second, np.maximum(nearest, distance))
-        return np.tanh(5 * (second - nearest) - 1.2)
-    if name == "ringed":
-        return np.sin(2 * np.pi * np.hypot(u, v))
-    if name == "crossed":
-        return 1 - 2 * np.maximum(np.sin(np.pi * u) ** 8, np.sin(np.pi * v) ** 8)
-    if name == "zigzag":
-        return np.sin(2 * np.pi * (v + np.abs(u % 2 - 1)))
-    known = ", ".join(dict.fromkeys(TEST_SURFACES + TEST_GROUNDS + DEVELOPMENT_TEXTURES))
-    raise ValueError(f"texture {name!r} does not exist: take one of {known}.")
+    return TEXTURES[name](u, v, rng)
+
+
+def speckled(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    waves = zip(rng.uniform(0.4, 1.3, 24), rng.uniform(0, 2 * np.pi, (24, 2)), strict=True)
+    noise = sum(np.cos(2 * np.pi * pitch * (u * np.cos(way) + v * np.sin(way)) + phase) for pitch, (way, phase) in waves)
+    return np.tanh(noise / 12**0.5)
+
+
+def woven(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    across, along = np.where((np.floor(u) + np.floor(v)) % 2, (u, v), (v, u))
+    return np.sin(4 * np.pi * across) * np.tanh(4 * np.abs(np.sin(np.pi * along)))
+
+
+def pebbled(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    rows = np.stack(np.meshgrid(np.arange(-13, 14), np.arange(-13, 14)), -1).reshape(-1, 2)
+    places = rows + rng.uniform(-0.35, 0.35, rows.shape)
+    nearest, second = np.partition([np.hypot(u - left, v - top) for left, top in places], 1, axis=0)[:2]
+    return np.tanh(5 * (second - nearest) - 1.2)
+
+
+# How light by (u, v), in periods. Their edges are soft, like those of demo.scenes, so that the demo's autoencoder can carry them.
+TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]] = {
+    "checkered": lambda u, v, rng: np.tanh(4 * np.sin(np.pi * u) * np.sin(np.pi * v)),
+    "dotted": lambda u, v, rng: np.tanh(12 * (0.3 - np.hypot(u % 1 - 0.5, v % 1 - 0.5))),
+    "speckled": speckled,
+    "graded": lambda u, v, rng: 2 * np.abs(2 * ((u / 8 + 0.25) % 1) - 1) - 1,
+    "woven": woven,
+    "pebbled": pebbled,
+    "ringed": lambda u, v, rng: np.sin(2 * np.pi * np.hypot(u, v)),
+    "crossed": lambda u, v, rng: 1 - 2 * np.maximum(np.sin(np.pi * u) ** 8, np.sin(np.pi * v) ** 8),
+    "zigzag": lambda u, v, rng: np.sin(2 * np.pi * (v + np.abs(u % 2 - 1))),
+}
 
 
 def draw_thing(rng: np.random.Generator, colour: str, shape: str, radii: tuple[float, float], margin: float) -> Thing:
@@ -187,15 +185,8 @@ def draw_thing(rng: np.random.Generator, colour: str, shape: str, radii: tuple[f
 
 
 def draw_path(seed: int, rng: np.random.Generator, colour: str, shape: str, ground: str, radii: tuple[float, float]) -> MovingClip:
-    """A path that stays in the picture, drawn again until its speed keeps between SLOWEST and FASTEST for FRAMES frames."""
-    while True:
-        thing = draw_thing(rng, colour, shape, radii, 0.06)
-        speed, way = rng.uniform(SLOWEST, FASTEST) / SIZE, rng.uniform(0, 2 * np.pi)
-        spin = float(rng.uniform(-FASTEST_SPIN, FASTEST_SPIN))
-        path = MovingClip(seed, thing, ground, (float(speed * np.cos(way)), float(speed * np.sin(way))), spin)
-        steps = SIZE * np.linalg.norm(np.diff([path.centre(frame) for frame in range(FRAMES)], axis=0), axis=1)
-        if steps.min() >= SLOWEST and steps.max() <= FASTEST:
-            return path
+    """A path that stays in the picture."""
+    return draw_moving(seed, rng, ground, lambda: draw_thing(rng, colour, shape, radii, 0.06), FRAMES)
 
 
 def draw_pair(
@@ -266,19 +257,3 @@ def draw_set(first_seed: int, count: int, textures: dict[str, tuple[str, ...]]) 
 
 TEST_CLIPS = draw_set(911_000, 8, {"textured": TEST_SURFACES, "unseen_ground": TEST_GROUNDS})
 DEVELOPMENT_CLIPS = draw_set(921_000, 3, {"textured": DEVELOPMENT_TEXTURES, "unseen_ground": DEVELOPMENT_TEXTURES})
-
-
-def draw_sheet() -> np.ndarray:
-    """A row for each kind, its test clips before its development clips. RGB uint8 [height, width, 3]"""
-    tiles, texts = [], []
-    for kind in KINDS:
-        for clip in TEST_CLIPS[kind] + DEVELOPMENT_CLIPS[kind]:
-            tile, mask = (enlarge(of(FRAMES // 2 + 1)[-1:])[0] for of in (clip.render, clip.truth))
-            contours, _ = cv2.findContours((mask > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            tiles.append(cv2.drawContours(tile, contours, -1, (255, 0, 255), 1))
-            texts.append([clip.source_prompt, f"{clip.words}: {kind} {clip.surface or clip.weave or ''} {clip.seed}"])
-    return sheet(tiles, texts, len(tiles) // len(KINDS))
-
-
-if __name__ == "__main__":
-    save(Path(sys.argv[1]), draw_sheet())

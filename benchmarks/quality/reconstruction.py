@@ -16,17 +16,15 @@ from torch import Tensor
 
 from benchmarks.clips import COLOUR_EDITS, SHAPE_EDITS, MovingClip
 from benchmarks.quality import bench
-from benchmarks.quality.part import Columns, Figures, Part, Rows, figure_table, numbered
+from benchmarks.quality.part import Columns, Figures, Part, Rows, figure_table, strip
 from benchmarks.report import ROOT, Goals
-from demo.figures import sheet
-from demo.pictures import enlarge
+from demo.base import TWIN_NAME
+from demo.scenes import SIZE
 from metrics.background import psnr_outside
 from metrics.chart import drawn, new_figure
 from metrics.reconstruction import latent_psnr
-from runner.host import TWIN_NAME
 
 FRAMES = 2  # of each clip: without attention across frames each is inverted for itself
-CLIPS = 8  # of each kind of edit
 GRIDS = (10, 25, 50)
 BEST = 3  # further calls a step
 METHODS: dict[str, dict[str, Any]] = {"ddim": {"method": "DDIM"}, "predicted": {"method": "predicted"}}
@@ -122,7 +120,7 @@ def measure(bench: Bench, clip: MovingClip) -> tuple[Figures, np.ndarray]:
                     shown[titles[name]] = back
     for calls in (1, BEST):
         rows[f"eps/10/fixed_point_{calls}"] = {"latent_psnr_db": bench.plain_fixed_point(clip, 10, calls)}
-    return rows, sheet([enlarge(frames)[0] for frames in shown.values()], [[title] for title in shown], 2)
+    return rows, strip(shown, [0], 2 * SIZE, "")
 
 
 def whole_psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -183,7 +181,7 @@ def goals(found: dict[str, Any]) -> Goals:
 
 def draw(found: dict[str, Any], shown: list[np.ndarray]) -> dict[str, np.ndarray]:
     """PSNR against calls for each grid, and a frame as it comes back."""
-    figure = new_figure(620, shown[0].shape[0])
+    figure = new_figure(shown[0].shape[1], 460)
     axes = figure.add_subplot()
     for steps in GRIDS:
         values = found["by_method"][str(steps)]
@@ -195,23 +193,10 @@ def draw(found: dict[str, Any], shown: list[np.ndarray]) -> dict[str, np.ndarray
     axes.set(xlabel="model calls a step", ylabel="latents that come back, PSNR in dB", xticks=sorted(set(CALLS.values())))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2, loc="lower right")
-    return {"inversion.jpg": np.concatenate([drawn(figure), shown[0]], 1)}
+    return {"inversion.jpg": np.concatenate([drawn(figure), shown[0]])}
 
 
-PART = Part(
-    "inversion",
-    lambda quick: numbered(
-        {
-            "colour": [edit.clip for edit in COLOUR_EDITS[: 1 if quick else CLIPS]],
-            "shape": [edit.clip for edit in SHAPE_EDITS[: 1 if quick else CLIPS]],
-        }
-    ),
-    measure,
-    summary,
-    tables,
-    goals,
-    draw,
-    [(f"eps/{steps}/{method}", "latent_psnr_db") for steps in (10, 50) for method in ("ddim", "refine_3")],
-    shown=lambda kind, number, count: (kind, number) == ("colour", 0),
-    bench=Bench,
-)
+CLIPS = {"colour": [edit.clip for edit in COLOUR_EDITS[:8]], "shape": [edit.clip for edit in SHAPE_EDITS[:8]]}
+QUICK = {kind: listed[:1] for kind, listed in CLIPS.items()}
+PART = Part("inversion", CLIPS, QUICK, measure, summary, tables, goals, (f"eps/50/refine_{BEST}", "latent_psnr_db"),
+            lambda kind, number, count: (kind, number) == ("colour", 0), draw, Bench)  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.quality.stillness import node_defaults
+from benchmarks.quality.bench import node_defaults
 from benchmarks.report import machine, merge
 from benchmarks.speed.blending_cost import SOURCE, TARGET
 from benchmarks.speed.stages import Stages, with_default_attention

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.quality.stillness import node_defaults
+from benchmarks.quality.bench import node_defaults
 
 CFG = 7.5
 INVERTING, SAMPLING = 1.0, CFG  # guidance of the two stages

@@ -6,16 +6,13 @@ import torch.nn.functional as F
 
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS
 from benchmarks.quality.baselines import BASELINES
-from benchmarks.quality.stillness import FRAMES
-from benchmarks.quality.variants import exact_mask, fixed_mask
+from benchmarks.quality.bench import FRAMES, Bench, exact_mask, fixed_mask
 
 EDIT = DEVELOPMENT_COLOUR_EDITS[1]
 
 
 @pytest.fixture(scope="module")
 def bench(checkpoint):
-    from benchmarks.quality.editing import Bench
-
     return Bench(checkpoint)
 
 

@@ -20,7 +20,6 @@ from benchmarks.quality.mask_clips import (
     MaskClip,
     cover,
     draw_mask_clip,
-    draw_sheet,
     texture,
 )
 from demo.figures import TOO_CLOSE
@@ -134,11 +133,6 @@ def test_a_texture_spans_its_range(name: str) -> None:
     assert shown.shape == x.shape and -1 <= shown.min() < -0.8 and 0.8 < shown.max() <= 1
 
 
-def test_an_unknown_texture_is_refused() -> None:
-    with pytest.raises(ValueError, match="'tartan' does not exist.*checkered.*zigzag"):
-        texture("tartan", np.zeros(1), np.zeros(1), np.random.default_rng(0))
-
-
 @pytest.mark.parametrize("clip", both("textured"), ids=by_name)
 def test_the_flow_carries_the_texture_of_the_surface(clip: MaskClip) -> None:
     grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1)
@@ -219,8 +213,3 @@ def test_objects_keep_between_the_slowest_and_the_fastest_speed() -> None:
         for path in clip.paths:
             steps = SIZE * np.linalg.norm(np.diff([path.centre(frame) for frame in range(FRAMES)], axis=0), axis=1)
             assert SLOWEST <= steps.min() and steps.max() <= FASTEST
-
-
-def test_the_sheet_has_a_row_for_each_kind() -> None:
-    height, width = draw_sheet().shape[:2]
-    assert width == 11 * (2 * SIZE + 12) and height == len(KINDS) * (2 * SIZE + 40)
