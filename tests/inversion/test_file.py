@@ -157,7 +157,7 @@ def test_a_change_to_the_tensors_stays_out_of_the_file(saved):
     assert same(load_trajectory(saved, read_nothing).latents, LATENTS)
 
 
-def test_a_map_for_writing_that_the_system_refuses_becomes_one_for_reading(saved, monkeypatch):
+def test_a_map_for_writing_that_the_system_refuses_becomes_one_for_reading(saved, monkeypatch, recwarn):
     real = file.mmap.mmap
 
     def refusing(*args, access):
@@ -167,6 +167,7 @@ def test_a_map_for_writing_that_the_system_refuses_becomes_one_for_reading(saved
 
     monkeypatch.setattr(file.mmap, "mmap", refusing)
     assert same(load_trajectory(saved, read_nothing).latents, LATENTS)
+    assert not recwarn.list
 
 
 def test_a_file_has_the_rights_that_any_new_file_has(saved):
@@ -585,3 +586,72 @@ def test_a_grid_that_is_none_is_refused(tmp_path, sides):
         described = json.loads(saved.metadata()["trajectory"])
     rewrite(path, trajectory=json.dumps(described | {"grid": sides}))
     refused(path, "damaged", "not two whole numbers above 0")
+
+
+def test_a_file_is_written_in_pieces_of_whole_rows(monkeypatch):
+    monkeypatch.setattr(file, "PIECE", 64)
+    tensors = {"small rows": torch.rand(10, 4), "large rows": torch.rand(3, 25), "half": torch.rand(5, 4).half(), "none": torch.empty(0)}
+    header, *parts = file.safetensors_of(tensors, {"format": "any"})
+    assert [part.nbytes for part in parts if part.nbytes] == [100, 100, 100, 64, 64, 32, 40]
+    described = json.loads(header[8:])
+    assert described.pop("__metadata__") == {"format": "any"} and list(described) == ["large rows", "none", "small rows", "half"]
+    assert [entry["data_offsets"] for entry in described.values()] == [[0, 300], [300, 300], [300, 460], [460, 500]]
+    assert len(header) % 8 == 0 and int.from_bytes(header[:8], "little") == len(header) - 8
+
+
+def test_a_disk_with_room_for_tensors_and_header_is_used_and_one_with_a_byte_less_is_not(saved, monkeypatch):
+    with safe_open(saved, "pt") as old:
+        described = len(old.metadata()["trajectory"])
+    needed = SIGMAS.nbytes + LATENTS.nbytes + ORIGIN.weights.nbytes + 2 * described + 2**16
+    for free in (needed, needed - 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: namedtuple("Usage", "total used free")(9 << 30, 0, free))
+        if free == needed:
+            save_trajectory(saved, PLAIN)
+        else:
+            with pytest.raises(Unwritable, match="it needs 0.1 MiB, and its disk has 0.1 MiB free"):
+                save_trajectory(saved, PLAIN)
+
+
+def test_a_header_of_just_the_greatest_length_is_read(saved, monkeypatch):
+    length = int.from_bytes(saved.read_bytes()[:8], "little")
+    monkeypatch.setattr(file, "MOST_HEADER", length)
+    assert same(load_trajectory(saved, read_nothing).latents, LATENTS)
+    monkeypatch.setattr(file, "MOST_HEADER", length - 1)
+    refused(saved, f"its header claims {length} bytes")
+
+
+def test_as_many_levels_as_an_inversion_makes_at_most_are_taken():
+    levels = file.MOST_LEVELS
+    file.check_form(Trajectory(torch.arange(float(levels)), torch.zeros(1, 1, 1, 1, 1).expand(levels, 1, 1, 1, 1)))
+    assert levels == 65536
+
+
+@pytest.mark.parametrize(("size", "told"), [(0, "0.0 MiB"), (2**20, "1.0 MiB"), (3 * 2**29, "1,536.0 MiB")])
+def test_bytes_are_told_in_mebibytes(size, told):
+    assert file.mebibytes(size) == told
+
+
+def test_one_value_among_millions_that_is_no_number_is_found():
+    values = torch.zeros(3, 2**21)
+    assert file.finite(values)
+    for place in ((0, 0), (1, 2**20), (2, -1)):
+        marred = values.clone()
+        marred[place] = torch.inf
+        assert not file.finite(marred)
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        ("3", "saved by a newer BLADE .file version 3, this one reads 2"),
+        ("999999999", "newer"),
+        ("2", "damaged"),
+        ("0", "damaged"),
+        ("1000000000", "damaged"),
+        ("", "damaged"),
+    ],
+)
+def test_a_version_above_ours_is_a_newer_one_and_any_other_is_damage(saved, version, sentence):
+    rewrite(saved, version=version)
+    with pytest.raises(ValueError, match=sentence):
+        load_trajectory(saved, read_nothing)
