@@ -116,7 +116,9 @@ def blended_function(
             return trajectory.at(sigma).to(x)
 
         if source is not None and any(edit.structure < math.inf for edit in edits):
-            calc, handlers = asking_the_source(source_conds(model, family, source, x), behind, lambda sigma: kept_structure(layers, edits, sigma))
+            calc, handlers = asking_the_source(
+                source_conds(model, family, source, x), behind, lambda sigma: kept_structure(layers, edits, sigma)
+            )
             options = with_wrapper(options, CALC_COND_BATCH, STRUCTURE, calc)
             options = with_wrapper(options, DIFFUSION_MODEL, STRUCTURE, family.attention_wrapper(network, **handlers))
         if watch is not None:
@@ -170,7 +172,7 @@ def is_of(tag: str, cond: dict) -> bool:
     return cond.get(EDIT) == tag
 
 
-def check_run(model, x: Tensor, extra_args: dict, trajectory: Trajectory, edits: Sequence[PromptedEdit]) -> None:
+def check_guider(model, x: Tensor, extra_args: dict, trajectory: Trajectory, edits: Sequence[PromptedEdit]) -> None:
     """Raises ValueError for what a guider and a latent of the artist's own may lack. Arguments as a sampler function gets them."""
     if x.shape != trajectory.clip.shape:
         raise ValueError(

@@ -17,17 +17,13 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..host.conditioning import check_asked
-from ..host.families import coordinates_of
-from ..host.fingerprint import difference, patches_of, same_weights, weights_difference, weights_sample
 from ..host.job import show_in_node
 from ..host.leaks import collected_after_errors
-from ..host.sampling import check_prompt, sigma_table
-from ..inversion.file import check_form
+from ..inversion.grid import Grid
 from ..inversion.trajectory import Trajectory
 
 CATEGORY = "BLADE"
-CELL = 8  # pixels a side that one latent cell covers, in every VAE of the SD family
+CELL = Grid.cell  # pixels a side that one latent cell covers, where nothing says it
 NO_MASK = (64, 64)  # height and width of the empty mask that core's Load Image gives for a picture without alpha
 TrajectorySocket = io.Custom("BLADE_TRAJECTORY")
 FitSocket = io.Custom("BLADE_FIT")  # a clip's source and the stretch of it that was read, which say how it was cropped or padded
@@ -84,67 +80,6 @@ def check_value(widget: io.Input, value) -> None:
             raise ValueError(f"it is {value!r:.80}. Give a {'whole number' if whole else 'number'} from {widget.min} to {widget.max}.")
     if isinstance(widget, io.String.Input) and (not isinstance(value, str) or any("\ud800" <= mark <= "\udfff" for mark in value)):
         raise ValueError(f"it is {value!r:.80}, which is no text, or holds halves of characters. Write it again.")
-
-
-def check_trajectory(node: str, trajectory: Trajectory) -> None:
-    """Raises ValueError for a trajectory whose parts do not fit together, or whose file was changed. Reads none of its levels."""
-    with naming(node, "trajectory"):
-        trajectory.check_file()
-        try:
-            check_form(trajectory)
-        except ValueError as error:
-            raise ValueError(f"{error}. Invert the clip again.") from error
-
-
-def check_prompts(node: str, model, frames: int, **prompts: list | None) -> None:
-    """Raises ValueError for CONDITIONING, by its input's name, that this MODEL cannot read for so many frames. None is left out."""
-    for name, conditioning in prompts.items():
-        if conditioning is not None:
-            with naming(node, name):
-                check_prompt(model, conditioning, frames)
-
-
-def check_whole_way(node: str, model, levels: torch.Tensor, shape: tuple[int, ...] | None = None, **prompts: list | None) -> None:
-    """Raises ValueError, as check_asked does, for CONDITIONING, by its input's name, without a prompt at one of these sigmas or in a part of the
-    picture. None is left out."""
-    for name, conditioning in prompts.items():
-        if conditioning is not None:
-            with naming(node, name):
-                check_asked(model, conditioning, levels, shape)
-
-
-def check_model(node: str, model, trajectory: Trajectory) -> str:
-    """Raises ValueError for a MODEL that cannot walk this trajectory back. Returns a warning where it is patched otherwise, or in another precision, or
-    nothing."""
-    check_trajectory(node, trajectory)
-    with naming(node, "model"):
-        coordinates, channels = coordinates_of(model), model.model.latent_format.latent_channels
-    highest, reach, width = float(sigma_table(model)[-1]), float(trajectory.sigmas[-1]), trajectory.latents.shape[2]
-    with naming(node, "trajectory"):
-        if coordinates != trajectory.coordinates:
-            raise ValueError(
-                f"it was inverted by a model that predicts {trajectory.coordinates.prediction}, but the model here predicts {coordinates.prediction}. "
-                "Use the model that inverted the clip."
-            )
-        if channels != width:
-            raise ValueError(f"its latents have {width} channels, but the model takes {channels}. Use the model that inverted the clip.")
-        if reach > highest * (1 + 1e-4):
-            raise ValueError(
-                f"it reaches up to sigma {reach:.4g}, but the model here knows noise up to {highest:.4g}. "
-                "Give it the ModelSamplingDiscrete settings of the model that inverted the clip."
-            )
-        there, here = trajectory.origin.weights, weights_sample(model)
-        if not same_weights(there, here):
-            raise ValueError(
-                "it was inverted by another checkpoint than the model here, whose path from noise to the clip is not the same. "
-                "Load the checkpoint that inverted the clip, or invert again."
-            )
-    told = []
-    if len(there) and (changed := difference(trajectory.origin.patches, patches_of(model))):
-        told.append(f"Warning: the model is not patched as the one that inverted the clip ({changed}), so the edit may drift from it.")
-    if changed := weights_difference(there, here):
-        told.append(f"Warning: the model is not quite the one that inverted the clip ({changed}), so the edit may drift from it.")
-    return "\n".join(told)
 
 
 def masks_of(mask: torch.Tensor, cells: tuple[float, ...] = ()) -> torch.Tensor:

@@ -19,12 +19,12 @@ from ..attention.words import Phrase, PromptWords, changed_columns, means_all_bu
 from ..blending.consensus import Consensus, object_places
 from ..blending.layers import Layer, Layers
 from ..host.blended import PromptedEdit, tagged
-from ..host.conditioning import check_whole_picture, why_unheard
+from ..host.conditioning import why_unheard
 from ..host.job import Watch
 from ..host.sampling import percent_to_sigma
 from ..host.words import words_of
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, check_prompts, check_whole_way, checked, clip_mask, naming, resize_note
+from .common import CATEGORY, checked, clip_mask, naming, resize_note
 
 TITLE = "Edit (BLADE)"
 EditsSocket = io.Custom("BLADE_EDITS")
@@ -136,18 +136,18 @@ class Edit:
         with naming(self.title, "mask"):
             return None if self.mask is None else clip_mask(self.mask, trajectory)
 
-    def fixed_mask(self, trajectory: Trajectory, steps: int) -> FixedMask | None:
-        """Its mask where that is the artist's own alone; None where words have a say."""
-        mask = self.own_mask(trajectory) if self.mask_mode == ALONE else None
-        return None if mask is None else FixedMask(mask, steps, trajectory.size, self.grow, self.widen, self.feather)
+    def fixed_mask(self, trajectory: Trajectory, steps: int, own: torch.Tensor | None) -> FixedMask | None:
+        """Its mask where that is the artist's own (`own_mask`) alone; None where words have a say."""
+        alone = own is not None and self.mask_mode == ALONE
+        return FixedMask(own, steps, trajectory.size, self.grow, self.widen, self.feather) if alone else None
 
-    def step_mask(self, trajectory: Trajectory, sigmas: torch.Tensor) -> StepMask:
-        """Its mask, step by step on these sigmas. Raises ValueError, naming node and input, where mask or words do not fit the trajectory."""
-        fixed = self.fixed_mask(trajectory, len(sigmas) - 1)
+    def step_mask(self, trajectory: Trajectory, sigmas: torch.Tensor, mask: torch.Tensor | None) -> StepMask:
+        """Its mask, step by step on these sigmas. mask: its `own_mask`. Raises ValueError, naming node and input, where the words do not fit the
+        trajectory."""
+        fixed = self.fixed_mask(trajectory, len(sigmas) - 1, mask)
         if fixed is not None:
             return fixed
         cells, (height, width) = trajectory.size, trajectory.pixels
-        mask = self.own_mask(trajectory)
         masked = mask is not None and self.mask_mode == SOURCE
         source, words, aim = self.words(trajectory, masked)
         if masked and mask is not None:
@@ -202,16 +202,17 @@ class Edit:
         return source, goal, aim
 
 
-def check_places(edits: Sequence[Edit], masks: Sequence[StepMask | None], trajectory: Trajectory) -> list[str]:
+def check_places(
+    edits: Sequence[Edit], owns: Sequence[torch.Tensor | None], masks: Sequence[StepMask | None], trajectory: Trajectory
+) -> list[str]:
     """Raises ValueError where no edit has a place, so that sampling would change nothing. Returns what an artist should know of the masks, a sentence
-    each. masks: of the edits, None for one that words will draw."""
+    each. owns: the edits' own masks. masks: what comes of them, None for one that words will draw."""
     notes, places = [], []
-    for number, (edit, mask) in enumerate(zip(edits, masks, strict=True), 1):
+    for number, (edit, own, mask) in enumerate(zip(edits, owns, masks, strict=True), 1):
         name = "mask" if len(edits) == 1 else f"mask of edit {number}"
         if isinstance(mask, FixedMask):
             place = mask.filled()
         else:
-            own = edit.own_mask(trajectory)
             place = torch.ones(trajectory.frames, dtype=torch.bool) if own is None else own.flatten(1).any(1)
         if edit.mask is not None:
             notes.append(resize_note(edit.mask, *trajectory.pixels, name))
@@ -221,20 +222,19 @@ def check_places(edits: Sequence[Edit], masks: Sequence[StepMask | None], trajec
             notes.append(f"Nothing is inside the {name} at the first step: nothing changes unless the target words widen it.")
         places.append(place.any() or edit.mask_mode in WITHOUT)
     if not any(places):
-        refuse_empty(edits[0], trajectory)
+        refuse_empty(edits[0], owns[0], trajectory)
     return [note for note in notes if note]
 
 
-def refuse_empty(edit: Edit, trajectory: Trajectory) -> None:
+def refuse_empty(edit: Edit, own: torch.Tensor | None, trajectory: Trajectory) -> None:
     """Raises ValueError that says why nothing is left of an edit's own mask."""
-    own = edit.own_mask(trajectory)
     with naming(edit.title, "mask"):
         if own is not None and not own.any():
             raise ValueError(
                 "it is empty in every frame, so nothing would be edited. Paint the mask, or look at the node that it comes from: a picture from Load "
                 "Image has a mask only where it is transparent or painted on."
             )
-    larger = replace(edit, grow=0).fixed_mask(trajectory, 2)
+    larger = replace(edit, grow=0).fixed_mask(trajectory, 2, own)
     if edit.grow < 0 and larger is not None and larger.filled().any():
         with naming(edit.title, "grow"):
             raise ValueError(
@@ -263,12 +263,10 @@ class Pass:
         window: tuple[float, float],
     ):
         self.trajectory, self.sigmas, steps = trajectory, sigmas, len(sigmas) - 1
-        for edit in edits:
-            check_prompts(edit.title, model, trajectory.frames, target=edit.target)
-            check_whole_way(edit.title, model, sigmas[:-1], target=edit.target)
-        self.masks = [edit.step_mask(trajectory, sigmas) for edit in edits]
+        own = [edit.own_mask(trajectory) for edit in edits]
+        self.masks = [edit.step_mask(trajectory, sigmas, mask) for edit, mask in zip(edits, own, strict=True)]
         self.unheard = [why_unheard(model, edit.target, words_of(edit.target), sigmas[:-1]) for edit in edits]
-        self.notes = check_places(edits, self.masks, trajectory)
+        self.notes = check_places(edits, own, self.masks, trajectory)
         held = [
             Layer(mask.at_step, edit.renoise, self.consensus(mask, consensus, percent_to_sigma(model, until)))
             for mask, edit in zip(self.masks, edits, strict=True)
@@ -316,19 +314,6 @@ def _joined(masks: list[torch.Tensor]) -> torch.Tensor:
     for mask in masks[1:]:
         found = torch.maximum(found, mask)
     return found
-
-
-def check_structure(title: str, model, edits: Sequence[Edit], source, sigmas: torch.Tensor) -> None:
-    """Raises ValueError where structure is to be kept and no source prompt says what the clip shows, at each of these sigmas at which it is kept."""
-    longest = max(edit.structure for edit in edits)
-    if not longest:
-        return
-    with naming(title, "source"):
-        if source is None:
-            raise ValueError(
-                f"structure is {longest}, which needs the source prompt. Connect the one that DDIM Invert has, or set structure to 0."
-            )
-        check_whole_picture(model, source, sigmas[:-1][sigmas[:-1] >= percent_to_sigma(model, longest)])
 
 
 class EditNode(io.ComfyNode):

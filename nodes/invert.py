@@ -22,7 +22,8 @@ from ..inversion.ddim import invert_ddim
 from ..inversion.schedule import check_grid, ddim_sigmas
 from ..inversion.storage import Storage
 from ..inversion.trajectory import Origin, Trajectory
-from .common import CATEGORY, TrajectorySocket, check_prompts, check_whole_way, checked, naming
+from .checks import check_prompts, check_whole_way
+from .common import CATEGORY, TrajectorySocket, checked, naming
 
 TITLE = "DDIM Invert (BLADE)"
 MEMORY, FILE = "memory", "mapped file"

@@ -10,7 +10,9 @@ from ..attention.heat import record_heat
 from ..attention.masks import HALF_HEIGHT, LIMIT, MATTES, THRESHOLDS
 from ..attention.pictures import contour_pictures, heat_pictures, step_strip
 from ..host.job import frame_ticks
-from .common import CATEGORY, TrajectorySocket, check_trajectory, checked, clip_mask, naming, resize_note, tell
+from ..video.pictures import picked
+from .checks import check_trajectory
+from .common import CATEGORY, TrajectorySocket, checked, clip_mask, naming, resize_note, tell
 from .inputs import grow_input
 
 TITLE = "Cross-Attention Mask (BLADE)"
@@ -32,14 +34,14 @@ class CrossAttentionMask(io.ComfyNode):
                     "words",
                     default="",
                     tooltip='Words or phrases of the source prompt, separated by commas: "red car, wheels". "wheels:0.5" counts half, "-road" pushes '
-                    'the mask away, "-car" alone is everything but the car, "car#2" the second car alone. All the words that describe the thing find it best: "red car", not "car".',
+                    'the mask away, "-car" alone is everything but the car, "car#2" the second car alone. All the words that describe the object find it best: "red car", not "car".',
                 ),
                 io.Combo.Input(
                     "threshold",
                     options=list(THRESHOLDS),
                     default=HALF_HEIGHT,
                     tooltip="What heat is inside. half height: half way between background and object, found for the clip. otsu: wider. "
-                    "hysteresis: wider, but only what hangs together with something above half height. fixed: the value of fixed_threshold.",
+                    "hysteresis: wider, but only components that somewhere exceed half height. fixed: the value of fixed_threshold.",
                 ),
                 io.Float.Input("fixed_threshold", default=0.3, min=0.0, max=1.0, step=0.01, tooltip="For the threshold fixed."),
                 io.Boolean.Input(
@@ -55,7 +57,7 @@ class CrossAttentionMask(io.ComfyNode):
                     tooltip="How many frames to either side each frame agrees with, along the clip's optical flow, against flicker. Needs frames.",
                 ),
                 io.Int.Input(
-                    "objects", default=0, min=0, max=99, tooltip="Keeps so many of each frame's largest connected things; 0 keeps all."
+                    "objects", default=0, min=0, max=99, tooltip="Keeps so many of each frame's largest connected components; 0 keeps all."
                 ),
                 io.Boolean.Input("fill_holes", default=False, tooltip="Fills what the mask encloses."),
                 grow_input(),
@@ -146,10 +148,9 @@ class CrossAttentionMask(io.ComfyNode):
             mask, found = draw_mask(heat, rule, frames, matte, tick)
         heat_map, by_step = heat_pictures(heat, mask), step_strip(record, phrases, height, width)
         contours = contour_pictures(torch.zeros(count, height, width, 3) if frames is None else frames, mask)
-        tell(cls, told(mask, threshold, found, frames is None and (edges or smoothing > 0), heat.all_but), note)
+        tell(cls, summary(mask, threshold, found, frames is None and (edges or smoothing > 0), heat.all_but), note)
         shown = {CONTOURS: contours, HEAT: heat_map, STEPS: by_step}[show]
-        spread = torch.linspace(0, len(shown) - 1, min(len(shown), MOST_SHOWN)).round().long()
-        return io.NodeOutput(mask, heat_map, by_step, contours, ui=ui.PreviewImage(shown[spread], cls=cls))
+        return io.NodeOutput(mask, heat_map, by_step, contours, ui=ui.PreviewImage(shown[picked(len(shown), MOST_SHOWN)], cls=cls))
 
 
 def check_frames(frames: torch.Tensor, count: int, height: int, width: int) -> None:
@@ -166,7 +167,7 @@ def check_frames(frames: torch.Tensor, count: int, height: int, width: int) -> N
         raise ValueError("they hold values that are not finite (NaN or infinity). Connect the frames that were encoded.")
 
 
-def told(mask: torch.Tensor, rule: str, threshold: float, without_frames: bool, all_but: bool = False) -> str:
+def summary(mask: torch.Tensor, rule: str, threshold: float, without_frames: bool, all_but: bool = False) -> str:
     """What came out, in a few words, and what an artist should know of it."""
     covered = mask.mean((1, 2))
     lines = [f"threshold {threshold:.2f} ({rule}); {100 * covered.mean():.1f} % of the clip is inside"]
@@ -174,7 +175,7 @@ def told(mask: torch.Tensor, rule: str, threshold: float, without_frames: bool, 
         lines.append(f"nothing is inside in {empty} of {len(mask)} frames")
     if covered.mean() > 0.6 and not all_but:
         lines.append(
-            "Most of the clip is inside: name the thing with more of its words, or set the threshold to fixed and raise fixed_threshold."
+            "Most of the clip is inside: name the object with more of its words, or set the threshold to fixed and raise fixed_threshold."
         )
     if without_frames:
         lines.append("frames is not connected, so edges and smoothing do nothing.")

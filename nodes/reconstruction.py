@@ -15,7 +15,8 @@ from ..inversion.ddim import check_finite
 from ..inversion.trajectory import Trajectory
 from ..metrics.background import psnr_outside
 from ..metrics.reconstruction import drift, latent_psnr, plot
-from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, check_whole_way, checked, naming
+from .checks import check_model, check_prompts, check_whole_way
+from .common import CATEGORY, TrajectorySocket, checked, naming
 
 TITLE = "Reconstruction Check (BLADE)"
 FAITHFUL, USABLE = 45.0, 30.0  # dB of latents; see advice
@@ -117,7 +118,7 @@ def prompt_warning(source, trajectory: Trajectory) -> str:
 
 def advice(mean: float, trajectory: Trajectory) -> str:
     """What to turn. The limits are ours: at 45 dB and more the decoded frames differ from the VAE's own by less than one sees, below 30
-    dB places and outlines move."""
+    dB positions and outlines move."""
     if mean >= FAITHFUL:
         return "The clip comes back: the inversion is good for any edit."
     refine = trajectory.origin.refine

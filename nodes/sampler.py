@@ -12,8 +12,9 @@ from ..host.frames import in_frame_batches
 from ..host.job import Job
 from ..host.sampling import latent_out, run_sampler
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, check_whole_way, checked, naming
-from .edit import ALONE, Edit, EditsSocket, Pass, check_structure, edit_inputs, mask_input
+from .checks import check_model, check_run
+from .common import CATEGORY, TrajectorySocket, checked, naming
+from .edit import ALONE, Edit, EditsSocket, Pass, edit_inputs, mask_input
 
 TITLE = "Blended Sampler (BLADE)"
 PIXELS, CELLS = "pixels", "latent cells"
@@ -196,16 +197,13 @@ class BlendedSampler(io.ComfyNode):
         with naming(TITLE, "sampler_name"):
             check_solver(sampler_name)
         warning = check_model(TITLE, model, trajectory)
-        check_prompts(TITLE, model, trajectory.frames, negative=negative, source=source)
         with naming(TITLE, "steps"):
             sigmas = trajectory.sampling_sigmas(steps, start)
         own = Edit(TITLE, target, source_words, target_words, grow, widen, feather, renoise, structure, confine, mask_mode, mask)
         every = (own, *edits)
-        check_structure(TITLE, model, every, source, sigmas)
-        if {cfg, cfg if cfg_end < 0 else cfg_end} != {1.0}:
-            check_whole_way(TITLE, model, sigmas[:-1], negative=negative)
-        check_window(TITLE, blend_from, blend_until)
-        run = Pass(model, trajectory, every, sigmas, consensus, consensus_until, (blend_from, blend_until))
+        window, guided = (blend_from, blend_until), {cfg, cfg if cfg_end < 0 else cfg_end} != {1.0}
+        check_run(TITLE, model, trajectory, every, sigmas, window, source, negative if guided else None)
+        run = Pass(model, trajectory, every, sigmas, consensus, consensus_until, window)
         warning = "\n".join(filter(None, [warning, *run.notes]))
         job = Job(model, trajectory.latents.shape[1:], SOLVERS[sampler_name] * (len(sigmas) - 1), warning=warning)
         with naming(TITLE, "trajectory"):
@@ -221,9 +219,3 @@ class BlendedSampler(io.ComfyNode):
         run.finish(watch)
         used = run.cells() if mask_size == CELLS else run.pixels()
         return io.NodeOutput({"samples": samples}, used, mask_strip(run.layers.middle, sigmas.tolist(), *trajectory.pixels))
-
-
-def check_window(title: str, begin: float, end: float) -> None:
-    """Raises ValueError where masks would never hold."""
-    if begin >= end:
-        raise ValueError(f"{title}, input blend_from: it is {begin}, not before blend_until, which is {end}. Give a begin before the end.")

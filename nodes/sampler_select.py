@@ -6,14 +6,15 @@ import torch
 from comfy_api.latest import io
 
 from ..blending.blend import SOLVERS, check_solver
-from ..host.blended import blended_function, check_run
+from ..host.blended import blended_function, check_guider
 from ..host.job import Job
 from ..host.leaks import collected_after_errors
 from ..host.sampling import as_sampler, frames_first, latent_out
 from ..inversion.trajectory import Trajectory
-from .common import CATEGORY, TrajectorySocket, check_model, check_prompts, checked, naming
-from .edit import Edit, EditsSocket, Pass, check_places, check_structure
-from .sampler import check_window, consensus_inputs, seed_input, solver_input, source_input, start_input, steps_input
+from .checks import check_model, check_prompts, check_run, check_structure, check_window
+from .common import CATEGORY, TrajectorySocket, checked, naming
+from .edit import Edit, EditsSocket, Pass, check_places
+from .sampler import consensus_inputs, seed_input, solver_input, source_input, start_input, steps_input
 
 TITLE = "Blended Sampler Select (BLADE)"
 
@@ -81,7 +82,10 @@ class BlendedSamplerSelect(io.ComfyNode):
         with naming(TITLE, "steps"):
             own_sigmas = trajectory.sampling_sigmas(steps, start)
         check_structure(TITLE, model, edits, source, own_sigmas)
-        check_places(edits, [edit.fixed_mask(trajectory, len(own_sigmas) - 1) for edit in edits], trajectory)
+        owns = [edit.own_mask(trajectory) for edit in edits]
+        fixed = [edit.fixed_mask(trajectory, len(own_sigmas) - 1, own) for edit, own in zip(edits, owns, strict=True)]
+        check_places(edits, owns, fixed, trajectory)
+        window = (blend_from, blend_until)
         node_id = cls.hidden.unique_id if cls.hidden else None
 
         @collected_after_errors()  # which ends core's sampler, not this node
@@ -95,14 +99,14 @@ class BlendedSamplerSelect(io.ComfyNode):
                     )
                 trajectory.at(sigmas[0])  # what lies too high is refused before anything is sampled
             grid = sigmas.cpu()
-            check_structure(TITLE, patcher, edits, source, grid)
-            run = Pass(patcher, trajectory, edits, grid, consensus, consensus_until, (blend_from, blend_until))
+            check_run(TITLE, patcher, trajectory, edits, grid, window, source)
+            run = Pass(patcher, trajectory, edits, grid, consensus, consensus_until, window)
             warning = "\n".join(filter(None, [warning, *run.notes]))
             job = Job(patcher, trajectory.latents.shape[1:], SOLVERS[sampler_name] * (len(grid) - 1), warning=warning)
             with naming(TITLE, "trajectory"):
                 job.check()
             with naming(TITLE):
-                check_run(model, x, extra_args, trajectory, run.prompted)
+                check_guider(model, x, extra_args, trajectory, run.prompted)
             watch = job.watch(node_id)
             sampled = blended_function(trajectory, run.layers, run.prompted, sampler_name, seed, source, watch)
             with naming(TITLE, "model"):

@@ -10,7 +10,8 @@ from ..host.job import show_in_node
 from ..inversion.file import mebibytes, save_trajectory
 from ..inversion.trajectory import Trajectory
 from ..video.whole import Unwritable
-from .common import CATEGORY, CELL, TrajectorySocket, check_trajectory, checked, naming, place
+from .checks import check_trajectory
+from .common import CATEGORY, TrajectorySocket, checked, naming, place
 
 TITLE = "Save Trajectory (BLADE)"
 
@@ -29,7 +30,7 @@ class SaveTrajectory(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="blade/trajectory",
-                    tooltip="The file's place and name in ComfyUI's output folder; a number is added.",
+                    tooltip="The file's folder and name inside ComfyUI's output folder; a number is added.",
                 ),
             ],
             outputs=[TrajectorySocket.Output(display_name="trajectory", tooltip="The same trajectory.")],
@@ -41,7 +42,7 @@ class SaveTrajectory(io.ComfyNode):
     @checked()
     def execute(cls, trajectory: Trajectory, filename_prefix: str) -> io.NodeOutput:
         check_trajectory(TITLE, trajectory)
-        height, width = (side * CELL for side in trajectory.latents.shape[-2:])
+        height, width = trajectory.pixels
         with naming(TITLE, "filename_prefix"):
             folder, name, counter, subfolder = place(filename_prefix, width, height)
         path = Path(folder, f"{name}_{counter:05}_.safetensors")

@@ -74,7 +74,7 @@ def with_lora(weights, strength, layers=ATTENTION, size=0.02, rank=4):
 
 
 def told_of(model, trajectory):
-    from blade.nodes.common import check_model
+    from blade.nodes.checks import check_model
 
     return check_model("Node", model, trajectory)
 

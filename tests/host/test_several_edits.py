@@ -38,7 +38,8 @@ def test_each_of_two_edits_follows_its_own_prompt_and_the_background_stays(studi
     out, _ = studio.advanced(studio.guided(positive), sampler, sigmas, latent)
     assert colours(studio, out, circle) == ["yellow"] * 3
     assert colours(studio, out, square) == ["purple"] * 3
-    own = studio.edits(mask=torch.maximum(hard(circle), hard(square)), grow=4)[0].step_mask(trajectory, sigmas).at_step(0)
+    things = torch.maximum(hard(circle), hard(square))
+    own = studio.edits(mask=things, grow=4)[0].step_mask(trajectory, sigmas, things).at_step(0)
     outside = (own == 0).expand_as(out)
     assert torch.equal(out[outside], studio.clips_own(trajectory)[outside])
 

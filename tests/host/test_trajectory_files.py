@@ -84,7 +84,7 @@ def test_a_saved_trajectory_gives_the_same_edit_on_another_server_to_the_bit(ser
 def test_a_file_that_is_cut_short_after_it_was_loaded_is_refused_by_the_nodes_that_would_read_it(comfy, saved, tmp_path):
     from blade.attention.record import CrossAttentionRecord
     from blade.inversion.file import load_trajectory
-    from blade.nodes.common import check_model
+    from blade.nodes.checks import check_model
     from blade.nodes.mask import CrossAttentionMask
     from blade.nodes.save_trajectory import SaveTrajectory
 
