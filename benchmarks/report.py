@@ -28,13 +28,13 @@ Goals = Mapping[str, tuple[float, str, float]]  # name -> (value, "at least" or 
 
 def command(
     description: str,
-    parts: Mapping[str, Callable[[Path, Path, bool], bool]],
+    parts: Mapping[str, Callable[[Any, Path, bool], bool]],
     out: str,
     quick: str,
     *,
     options: Mapping[str, dict[str, Any]] | None = None,
-    subject: Callable[[argparse.Namespace], Path] = lambda chosen: find_comfy(ROOT / ".cache"),
-    report: Callable[[Path, Path], None] = lambda subject, out: None,
+    subject: Callable[[argparse.Namespace], Any] = lambda chosen: find_comfy(ROOT / ".cache"),
+    report: Callable[[Any, Path], None] = lambda subject, out: None,
 ) -> int:
     """The command line of a benchmark in several parts: measures those that --only names, else all. Returns the exit status: 2 where a goal is
     missed, 1 with a sentence where something cannot run.
@@ -58,7 +58,7 @@ def command(
             begin = time.monotonic()
             reached.append(parts[name](measured, folder, chosen.quick))
             print(f"{'met   ' if reached[-1] else 'MISSED'} {name} ({(time.monotonic() - begin) / 60:.1f} min)\n", flush=True)
-    except (HostError, RunFailed, ValueError) as error:
+    except (HostError, RunFailed, ValueError, OSError) as error:
         print(f"The benchmark failed: {error}", file=sys.stderr)
         return 1
     report(measured, folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from benchmarks.faults.soak import run_cancellations, run_soak
 from benchmarks.report import command, machine, merge, table
 
 GOAL = 30  # cells
-PARTS = {
+PARTS: dict[str, Callable[[Path, Path, bool], bool]] = {
     "cells": partial(run_cells, (*TENSOR_FAULTS, DISK, KILLED), GOAL),
     "refusals": partial(run_cells, (REFUSED,), len(REFUSALS)),
     "cancellations": run_cancellations,

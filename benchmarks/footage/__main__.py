@@ -16,176 +16,149 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.footage.clips import MARGIN, OWN_EDITS, Edit, Files, Folder
-from benchmarks.footage.edit import METHOD, VAE, Bench, Judges, measure_edit, strip
+from benchmarks.footage.clips import MARGIN, OWN_EDITS, Edit, Folder, require
+from benchmarks.footage.edit import METHOD, VAE, Bench, Judges, measure_edit
 from benchmarks.footage.report import goals, summary, table
+from benchmarks.metrics.perceptual import BackgroundLpips, ClipFigures
 from benchmarks.pack import import_pack
-from benchmarks.quality.perceptual import BackgroundLpips, ClipFigures
-from benchmarks.report import Kept, machine, merge, met
+from benchmarks.quality.part import Rows
+from benchmarks.report import Kept, command, judge, machine, merge
 from demo import pictures
 
 CFG = 7.5
-QUICK_EDITS, QUICK_STEPS = 4, 25
+QUICK_EDITS, STEPS = 4, (50, 25)  # without and with --quick
 SHOWN = 12  # edits in the picture
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--checkpoint": {"type": Path, "required": True, "help": "an SD1.5 checkpoint, or another that ComfyUI loads and the pack takes"},
+    "--clips": {"type": Path, "help": "a folder laid out as DAVIS, with edits.json, or as FiVE-Bench"},
+    "--video": {"type": Path, "help": "one clip in place of --clips; wants --source-prompt and --target-prompt"},
+    "--source-prompt": {"default": "", "help": "what is in that clip"},
+    "--target-prompt": {"default": "", "help": "what should be there"},
+    "--words": {"default": "", "help": "words of the source prompt whose place is edited (default: the words that change)"},
+    "--kind": {"default": "object", "help": "kind of that edit; colour and material keep the object's structure (default: object)"},
+    "--frames": {"type": int, "default": 8, "help": "the first so many of each clip (default: 8)"},
+    "--longest-side": {"type": int, "default": 512, "help": "pixels, to which clips are scaled (default: 512)"},
+    "--steps": {"type": int, "help": f"of inversion and edit (default: {STEPS[0]}, with --quick {STEPS[1]})"},
+    "--clip-model": {"type": Path, "help": "a folder with a CLIP model as transformers saves it: adds Tem-Con and Frame-Acc"},
+    "--lpips": {"type": Path, "help": "torchvision's weights of AlexNet, SqueezeNet 1.1 or VGG16: adds LPIPS; wants the package lpips"},
+}
+NOTE = (
+    "{checkpoint}; edits: {kinds}; {frames} frames, longest side {longest_side}, {steps} steps, CFG {cfg}. Means over the edits, and half their 95 % "
+    "interval. The background is all that is more than {margin} px outside {background_is_outside}; FiVE's convention zeroes the object, without that "
+    "margin, and averages over the whole frame. Seconds: of the edit, without its inversion.\n"
+)
 
 
-def find(options: argparse.Namespace, own: bool) -> tuple[list[tuple[Edit, Files]], list[str]]:
-    """The edits whose files are sound, and sentences on those that were left out. Raises ValueError: for the user's own edits at the first fault."""
-    if options.clips is None:
-        edit = Edit(options.video.stem, options.source_prompt, options.target_prompt, options.words, "", options.kind, told="--video")
-        files = Files(video=options.video)
-        files.load(options.frames, options.longest_side)
-        return [(edit, files)], []
-    folder, loaded = Folder(options.clips), set()
-    found: list[tuple[Edit, Files]] = []
-    left: list[str] = []
-    for edit in folder.edits():
-        try:
-            files = folder.files(edit, options.frames)
-            if (edit.clip, edit.object) not in loaded:
-                files.load(options.frames, options.longest_side, edit.object)
-                loaded.add((edit.clip, edit.object))
-            found.append((edit, files))
-        except ValueError as error:
-            refuse(own, f"{edit.told}: {error}", left)
-    return found, left
+def listed(options: argparse.Namespace) -> tuple[list[Edit], Callable[[Edit], Edit], bool]:
+    """The edits; what adds its files to each; whether they are the user's own, not a published benchmark's. Raises ValueError where an option does not
+    fit the others."""
+    require(
+        (options.clips is None) != (options.video is None),
+        "give either --clips FOLDER, or --video FILE with --source-prompt and --target-prompt.",
+    )
+    prompts, words = (options.source_prompt, options.target_prompt), options.words
+    sane = options.frames >= 2 and 2 <= options.steps <= 999 and options.longest_side >= 64 and options.longest_side % 8 == 0
+    require(sane, "--frames must be 2 or more, --steps from 2 to 999, --longest-side a multiple of 8 and 64 or more.")
+    size = {"frames": options.frames, "longest_side": options.longest_side}
+    if options.video is not None:
+        both = "--video wants --source-prompt (what is in the clip) and --target-prompt (what should be there)."
+        require(all(text.strip() for text in prompts), both)
+        return (
+            [Edit(options.video.stem, *prompts, words, kind=options.kind, where="--video", video=options.video, **size)],
+            lambda edit: edit,
+            True,
+        )
+    alone = "--source-prompt, --target-prompt and --words go with --video; with --clips they stand in the folder's edits.json."
+    require(not any((*prompts, words)), alone)
+    folder = Folder(options.clips)
+    return [replace(edit, **size) for edit in folder.edits()], folder.found, (options.clips / OWN_EDITS).is_file()
 
 
-def refuse(own: bool, sentence: str, left: list[str]) -> None:
-    """The user's own edits can be corrected, those of a published benchmark are left out, and that is said."""
-    if own:
-        raise ValueError(sentence)
-    left.append(sentence)
+def check(options: argparse.Namespace) -> tuple[argparse.Namespace, Bench, list[Edit], list[str], Judges]:
+    """All that can be wrong is found here, the quick checks first. Returns with the options the bench, the sound edits, sentences on those that are left
+    out, and the judges. Raises ValueError: the user's own edits can be corrected; those of a published benchmark are left out, and that is said."""
+    options.steps = options.steps or STEPS[options.quick]
+    require(options.checkpoint.is_file(), f"--checkpoint: there is no file {options.checkpoint}. Give an SD1.5 checkpoint.")
+    (edits, with_files, own), left, loaded = listed(options), list[str](), set[tuple]()
 
+    def sound(edits: list[Edit], checked: Callable[[Edit], Edit]) -> Iterator[Edit]:
+        for edit in edits:
+            try:
+                yield checked(edit)
+            except ValueError as error:
+                left.append(f"{edit.where}: {error}")
+                require(not own, left[-1])
 
-def check(options: argparse.Namespace) -> tuple[Bench, list[tuple[Edit, Files]], list[str], Judges]:
-    """All that can be wrong is found here, the quick checks first."""
-    if not options.checkpoint.is_file():
-        raise ValueError(f"--checkpoint: there is no file {options.checkpoint}. Give an SD1.5 checkpoint.")
-    own = options.clips is None or (options.clips / OWN_EDITS).is_file()
-    edits, left = find(options, own)
+    def loads(edit: Edit) -> Edit:
+        edit = with_files(edit)
+        if (edit.clip, edit.object) not in loaded:
+            edit.load()
+        loaded.add((edit.clip, edit.object))
+        return edit
+
+    edits = list(sound(edits, loads))
     judges = Judges(options.clip_model and ClipFigures(options.clip_model), options.lpips and BackgroundLpips(options.lpips))
     import_pack()
     bench = Bench(options.checkpoint, options.steps, CFG)
-    sound = []
-    for edit, files in edits:
-        try:
-            bench.check_words(edit)
-            sound.append((edit, files))
-        except ValueError as error:
-            refuse(own, f"{edit.told}: {error}", left)
-    if not sound:
-        raise ValueError("No edit is left:\n" + "\n".join(left[:10]))
-    return bench, together(sound[: QUICK_EDITS if options.quick else None]), left, judges
+    edits = list(sound(edits, bench.check_words))
+    require(edits, "\n".join(["No edit is left:", *left[:10]]))
+    return options, bench, together(edits[: QUICK_EDITS if options.quick else None]), left, judges
 
 
-def together(edits: list[tuple[Edit, Files]]) -> list[tuple[Edit, Files]]:
-    """Edits of one clip and source prompt one after the other, else as they were: so one inversion serves them all."""
-    places = [(edit.clip, edit.source_prompt) for edit, _ in edits]
-    return sorted(edits, key=lambda pair: places.index((pair[0].clip, pair[0].source_prompt)))
+def together(edits: list[Edit]) -> list[Edit]:
+    """Edits of one clip and source prompt one after the other, else as they were: so one inversion serves them all. Each with a seed of its own."""
+    places = [(edit.clip, edit.source_prompt) for edit in edits]
+    ordered = sorted(edits, key=lambda edit: places.index((edit.clip, edit.source_prompt)))
+    return [replace(edit, seed=number) for number, edit in enumerate(ordered)]
 
 
-def key_of(edit: Edit, frames: np.ndarray, masks: np.ndarray | None, options: argparse.Namespace, first: bool) -> str:
+def key_of(edit: Edit, options: argparse.Namespace) -> str:
     """Of the figures that are kept: changes with all that they depend on but the code."""
-    digest = hashlib.sha256(frames.tobytes() + (b"" if masks is None else masks.tobytes()))
-    for path in (options.checkpoint, options.clip_model, options.lpips):
-        digest.update(f"{path and path.resolve()} {path and path.stat().st_mtime_ns}".encode())
-    digest.update(repr((edit, options.steps, first)).encode())
-    return digest.hexdigest()[:20]
+    files = (options.checkpoint, options.clip_model, options.lpips, *edit.pictures, *edit.masks, edit.video)
+    stamps = [(str(path.resolve()), path.stat().st_mtime_ns) for path in files if path]
+    return hashlib.sha256(repr((edit, options.steps, stamps)).encode()).hexdigest()[:20]
 
 
-def measure(bench: Bench, edits: list[tuple[Edit, Files]], judges: Judges, options: argparse.Namespace, out: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, bench: Bench, edits: list[Edit], judges: Judges, out: Path) -> dict[str, Any]:
     """The summary, with the checks of the first edit. Also draws footage.jpg."""
-    done, rows, strips = Kept(out / "footage_rows.json"), [], []
-    checks: dict[str, Any] = {}
-    for number, (edit, files) in enumerate(edits):
-        frames, masks = files.load(options.frames, options.longest_side, edit.object)
-        key = key_of(edit, frames, masks, options, number == 0)
-        shown = [
-            out / f"footage_{key}_{frame}.png"
-            for frame in ((0, len(frames) // 2, len(frames) - 1) if masks is None else (len(frames) // 2,))
-        ]
-        if key not in done.rows or (number < SHOWN and not all(path.exists() for path in shown)):
-            begin = time.monotonic()
-            found, made = measure_edit(bench, edit, frames, masks, judges, number)
-            if number < SHOWN:
-                for path in shown:
-                    pictures.save(path, strip(edit, made, int(path.stem.rpartition("_")[2])))
-            done.rows[key] = {"rows": found} | ({"checks": bench.checks(edit, frames)} if number == 0 else {})
-            done.write()
-            print(f"{number + 1}/{len(edits)} {edit.clip}: {edit.source_prompt!r} to {edit.target_prompt!r}: background "
-                  f"{found[METHOD]['background_psnr_db']:.2f} dB (VAE {found[VAE]['background_psnr_db']:.2f}), {time.monotonic() - begin:.0f} s", flush=True)  # fmt: skip
-        rows.append(done.rows[key]["rows"])
-        checks = checks or done.rows[key]["checks"]
-        if number < SHOWN:
-            strips += [pictures.load(path) for path in shown]
+    done, keys = Kept(out / "footage_rows.json"), [key_of(edit, options) for edit in edits]
+    shown = {key: out / f"footage_{key}.png" for key in keys[:SHOWN]}
+    for number, (key, edit) in enumerate(zip(keys, edits, strict=True)):
+        if key in done.rows and (key not in shown or shown[key].exists()):
+            continue
+        begin = time.monotonic()
+        rows, picture = measure_edit(bench, edit, judges)
+        if key in shown:
+            pictures.save(shown[key], picture)
+        done.rows[key] = {"rows": rows, "checks": {} if number else bench.checks(edit)}
+        done.write()
+        print(f"{number + 1}/{len(edits)} {edit.clip}: {edit.source_prompt!r} to {edit.target_prompt!r}: background "
+              f"{rows[METHOD]['background_psnr_db']:.2f} dB (VAE {rows[VAE]['background_psnr_db']:.2f}), {time.monotonic() - begin:.0f} s", flush=True)  # fmt: skip
+    strips = [pictures.load(path) for path in shown.values()]
     width = max(one.shape[1] for one in strips)
-    pictures.save(
-        out / "footage.jpg",
-        np.concatenate([np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0)), constant_values=255) for one in strips]),
-    )
-    return summary(rows, [edit.kind for edit, _ in edits]) | {"checks": checks}
+    padded = [np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0)), constant_values=255) for one in strips]
+    pictures.save(out / "footage.jpg", np.concatenate(padded))
+    by_kind = {f"{edit.kind.replace('/', ' or ')}/{key}": done.rows[key]["rows"] for key, edit in zip(keys, edits, strict=True)}
+    return summary(Rows(by_kind)) | {"checks": done.rows[keys[0]]["checks"]}
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="an SD1.5 checkpoint, or another that ComfyUI loads and the pack takes"
-    )
-    parser.add_argument("--clips", type=Path, help="a folder laid out as DAVIS, with edits.json, or as FiVE-Bench")
-    parser.add_argument("--video", type=Path, help="one clip in place of --clips; wants --source-prompt and --target-prompt")
-    parser.add_argument("--source-prompt", default="", help="what is in that clip")
-    parser.add_argument("--target-prompt", default="", help="what should be there")
-    parser.add_argument("--words", default="", help="words of the source prompt whose place is edited (default: the words that change)")
-    parser.add_argument(
-        "--kind", default="object", help="kind of that edit; colour and material keep the thing's structure (default: object)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("out/bench/footage"), help="where the results go (default: out/bench/footage)")
-    parser.add_argument("--frames", type=int, default=8, help="the first so many of each clip (default: 8)")
-    parser.add_argument("--longest-side", type=int, default=512, help="pixels, to which clips are scaled (default: 512)")
-    parser.add_argument("--steps", type=int, help=f"of inversion and edit (default: 50, with --quick {QUICK_STEPS})")
-    parser.add_argument("--clip-model", type=Path, help="a folder with a CLIP model as transformers saves it: adds Tem-Con and Frame-Acc")
-    parser.add_argument(
-        "--lpips", type=Path, help="torchvision's weights of AlexNet, SqueezeNet 1.1 or VGG16: adds LPIPS; wants the package lpips"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help=f"the first {QUICK_EDITS} edits only, with fewer steps, in a folder of their own"
-    )
-    options = parser.parse_args(arguments)
-    options.steps = options.steps or (QUICK_STEPS if options.quick else 50)
-    if (options.clips is None) == (options.video is None):
-        parser.error("give either --clips FOLDER, or --video FILE with --source-prompt and --target-prompt.")
-    if options.video is not None and not (options.source_prompt.strip() and options.target_prompt.strip()):
-        parser.error("--video wants --source-prompt (what is in the clip) and --target-prompt (what should be there).")
-    if options.clips is not None and (options.source_prompt or options.target_prompt or options.words):
-        parser.error("--source-prompt, --target-prompt and --words go with --video; with --clips they stand in the folder's edits.json.")
-    if options.frames < 2 or not 2 <= options.steps <= 999 or options.longest_side < 64 or options.longest_side % 8:
-        parser.error("--frames must be 2 or more, --steps from 2 to 999, --longest-side a multiple of 8 and 64 or more.")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    out = options.out.resolve() / "quick" if options.quick else options.out.resolve()
-    try:
-        bench, edits, left, judges = check(options)
-        out.mkdir(parents=True, exist_ok=True)
-        for sentence in left:
-            print(f"Left out: {sentence}", flush=True)
-        found = measure(bench, edits, judges, options, out)
-    except (ValueError, OSError) as error:  # the pack's nodes say what is wrong as ValueError, too little memory for one
-        print(f"The benchmark cannot run. {error}", file=sys.stderr)
-        return 1
-    found |= {
+def run(checked: tuple, out: Path, quick: bool) -> bool:
+    """Measures, writes and prints; whether the goals are met."""
+    options, bench, edits, left, judges = checked
+    out = out / "quick" if quick else out
+    out.mkdir(parents=True, exist_ok=True)
+    print("\n".join(f"Left out: {sentence}" for sentence in left), flush=True)
+    found = measure(options, bench, edits, judges, out) | {
         "checkpoint": options.checkpoint.name,
         "frames": options.frames,
         "longest_side": options.longest_side,
@@ -196,24 +169,17 @@ def main(arguments: list[str] | None = None) -> int:
         "machine": machine(Path(os.environ["COMFYUI_PATH"])),
     }
     (out / "footage.json").unlink(missing_ok=True)  # other clips' figures would stay in it
-    merge(out / "footage.json", json.loads(json.dumps(found)))
-    text = f"{table(found)}\n{told(found)}"
+    merge(out / "footage.json", found)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found["edits"].items())
+    text = table(found) + "\n" + NOTE.format(**found, kinds=kinds, cfg=CFG, margin=MARGIN)
     (out / "footage.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{found['checks']['advice']}")
-    listed = goals(found)
-    for name, (value, which, bound) in listed.items():
-        print(f"{'met   ' if met(value, which, bound) else 'MISSED'} {name}: {value:.4g}, {which} {bound}")
-    return 0 if all(met(*goal) for goal in listed.values()) else 2
+    return judge(goals(found))
 
 
-def told(found: dict[str, Any]) -> str:
-    """What the table's figures are."""
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found["edits"].items())
-    return (
-        f"{found['checkpoint']}; edits: {kinds}; {found['frames']} frames, longest side {found['longest_side']}, {found['steps']} steps, CFG {CFG}. "
-        f"Means over the edits, in brackets their 95 % interval. The background is all that is more than {MARGIN} px outside {found['background_is_outside']}; "
-        "FiVE's convention zeroes the object, without that margin, and averages over the whole frame. Seconds: of the edit, without its inversion.\n"
-    )
+def main() -> int:
+    quick = f"the first {QUICK_EDITS} edits only, with fewer steps, in a folder of their own"
+    return command(__doc__, {"footage": run}, "out/bench/footage", quick, options=OPTIONS, subject=check)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ Two layouts of a folder are known; the prompts come from a file edits.json in it
 DAVIS         JPEGImages/<resolution>/<clip>/*.jpg, Annotations/<resolution>/<clip>/*.png (indexed or grey, black is no object)
 FiVE-Bench    images/<clip>/*.jpg, bmasks/<clip>/*.jpg, edit_prompt/*.json
 
-edits.json is a list of objects with the names of `Edit`: clip, source_prompt and target_prompt; and, where they are wanted, source_words,
-target_words, kind, structure and object.
+edits.json is a list of objects with the names of KINDS, of which those of NEEDED must be there. Whatever is wrong is a ValueError that names the place.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,31 @@ DAVIS, FIVE = ("JPEGImages", "Annotations"), ("images", "bmasks")
 DAVIS_RESOLUTION = "480p"  # taken where there are several
 OWN_EDITS = "edits.json"
 PICTURES = (".jpg", ".jpeg", ".png")
+NEEDED = ("clip", "source_prompt", "target_prompt")
+TEXTS = (*NEEDED, "source_words", "target_words", "kind")
+KINDS: dict[str, Any] = dict.fromkeys(TEXTS, str) | {"structure": (int, float), "object": int}
+
+
+def require(sound: object, sentence: str) -> None:
+    """Raises ValueError with the sentence where something is not sound."""
+    if not sound:
+        raise ValueError(sentence)
+
+
+@contextmanager
+def told(what: str, errors: type[Exception] | tuple[type[Exception], ...] = ValueError) -> Iterator[None]:
+    """Makes an error in the block, of these kinds, a ValueError that tells what it means."""
+    try:
+        yield
+    except errors as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit of a clip. source_words, target_words: as Blended Sampler takes them; empty: the words that change. structure: None is the
-    kind's own, 0.5 for attributes and else 0. object: the index of the mask's object, 0 for all of them. told: where it stands, for errors."""
+    """An edit of a clip. source_words, target_words: as Blended Sampler takes them; empty: the words that change. structure: None is the kind's own, 0.5
+    for attributes and else 0. object: the index of the masks' object, 0 for all of them. where: it stands, for errors. pictures, masks: the clip's files;
+    or a video, without masks. frames: how many are wanted; longest_side: pixels, to which they are scaled. seed: of noise."""
 
     clip: str
     source_prompt: str
@@ -46,7 +66,13 @@ class Edit:
     kind: str = "object"
     structure: float | None = None
     object: int = 0
-    told: str = ""
+    where: str = ""
+    pictures: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    video: Path | None = None
+    frames: int = 8
+    longest_side: int = 512
+    seed: int = 0
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -55,175 +81,115 @@ class Edit:
         own = {} if self.structure is None else {"structure": self.structure}
         return {"structure": 0.0, **graph, **own, "source_words": self.source_words, "target_words": self.target_words}
 
-
-@dataclass(frozen=True)
-class Files:
-    """Where a clip lies: its pictures and their masks, or a video and no masks."""
-
-    pictures: tuple[Path, ...] = ()
-    masks: tuple[Path, ...] = ()
-    video: Path | None = None
-
-    def load(self, frames: int, longest_side: int, which: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-        """The first frames, uint8 RGB [frames, height, width, 3], and their masks, float32 0..1 [frames, height, width], or None.
-
-        which: the object of an indexed mask, 0 for all. Raises ValueError, naming the file, where they do not fit each other or are no use."""
+    def load(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The frames, uint8 RGB [frames, height, width, 3], and the masks, float32 0..1 [frames, height, width], or None."""
         if self.video is not None:
-            try:
-                found = list(decode_frames(Film(str(self.video)), Stretch(count=frames, longest_side=longest_side)))
-            except ValueError as error:
-                raise ValueError(f"{self.video} cannot be used: {error}") from error
-            if len(found) < frames:
-                raise ValueError(
-                    f"{self.video} has {len(found)} frames, and {frames} are wanted. Give a longer video, or a lower --frames."
-                )
+            with told(f"{self.video} cannot be used"):
+                found = list(decode_frames(Film(str(self.video)), Stretch(count=self.frames, longest_side=self.longest_side)))
+            few = f"{self.video} has {len(found)} frames, and {self.frames} are wanted. Give a longer video, or a lower --frames."
+            require(len(found) >= self.frames, few)
             return np.stack(found), None
-        raw = [read(path) for path in self.pictures[:frames]]
-        flat = [read_mask(path, which) for path in self.masks[:frames]]
-        for path, mask, picture in zip(self.masks, flat, raw, strict=False):
-            if mask.shape != picture.shape[:2]:
-                raise ValueError(
-                    f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its picture is {picture.shape[1]}x{picture.shape[0]}. Make them equal."
-                )
-        for path, picture in zip(self.pictures, raw, strict=False):
-            if picture.shape != raw[0].shape:
-                raise ValueError(f"{path} has not the size of the clip's first picture. A clip's pictures must be of one size.")
-        masks = np.stack([fitted(mask, longest_side) for mask in flat]).astype(np.float32) / 255
-        for path, mask, wide in zip(self.masks, masks, dilate(masks, MARGIN), strict=False):
-            if not mask.any():
-                raise ValueError(
-                    f"{path} shows {f'no object {which}' if which else 'no object'}: all of it is black. Give a clip that has it in each frame."
-                )
-            if wide.all():
-                raise ValueError(
-                    f"{path} leaves no background within {MARGIN} pixels of the object, so there is none to judge. Take this clip out."
-                )
-        return np.stack([fitted(picture, longest_side) for picture in raw]), masks
+        raw, flat = [read(path) for path in self.pictures], [read_mask(path, self.object) for path in self.masks]
+        for path, of, mask, picture in zip(self.masks, self.pictures, flat, raw, strict=True):
+            own, wanted, first = (f"{one.shape[1]}x{one.shape[0]}" for one in (mask, picture, raw[0]))
+            require(own == wanted, f"{path} is {own} pixels, but its picture is {wanted}. Make them equal.")
+            require(wanted == first, f"{of} has not the size of the clip's first picture. A clip's pictures must be of one size.")
+        height, width = raw[0].shape[:2]
+        fit = Fit(height, width, self.longest_side)  # as Load Video brings frames to the model's size
+        masks = np.stack([fit.apply(mask) for mask in flat]).astype(np.float32) / 255
+        for path, mask, wide in zip(self.masks, masks, dilate(masks, MARGIN), strict=True):
+            nothing = f"no object {self.object}" if self.object else "no object"
+            require(mask.any(), f"{path} shows {nothing}: all of it is black. Give a clip that has it in each frame.")
+            full = f"{path} leaves no background within {MARGIN} pixels of the object, so there is none to judge. Take this clip out."
+            require(not wide.all(), full)
+        return np.stack([fit.apply(picture) for picture in raw]), masks
 
 
-def read(path: Path) -> np.ndarray:
-    """uint8 RGB [height, width, 3]. Raises ValueError for a file that is no picture."""
-    try:
-        with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}).") from error
-
-
-def fitted(picture: np.ndarray, longest_side: int) -> np.ndarray:
-    """A frame or a mask as Load Video would bring it to the model's size."""
-    height, width = picture.shape[:2]
-    return Fit(height, width, longest_side).apply(picture)
+def read(path: Path, modes: tuple[str, ...] = ()) -> np.ndarray:
+    """A picture as RGB, or as it is where its mode is one of these. uint8 [height, width, ...]"""
+    with told(f"{path} cannot be read as a picture", OSError), Image.open(path) as picture:
+        return np.array(picture if picture.mode in modes else picture.convert("RGB"))
 
 
 def read_mask(path: Path, which: int) -> np.ndarray:
     """255 where an indexed picture has the object's index (0: any), or another picture is not black, which is how FiVE-Bench reads its masks too;
     else 0. uint8 [height, width]"""
-    try:
-        with Image.open(path) as picture:
-            values = np.array(picture if picture.mode in ("P", "L") else picture.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}).") from error
+    values = read(path, ("P", "L"))
     flat = values if values.ndim == 2 else values.max(2)
     return np.where(flat == which if which else flat > 0, np.uint8(255), np.uint8(0))
 
 
 class Folder:
-    """A folder of one of the two layouts. Raises ValueError where it is none."""
+    """A folder of one of the two layouts."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        if (folder / DAVIS[0]).is_dir():
-            self.pictures, self.masks = (folder / name / self.resolution() for name in DAVIS)
-        elif (folder / FIVE[0]).is_dir():
-            self.pictures, self.masks = (folder / name for name in FIVE)
-        else:
-            raise ValueError(
-                f"--clips: {folder} is of no known layout. It must hold {DAVIS[0]} and {DAVIS[1]}, as DAVIS has them, or {FIVE[0]} and {FIVE[1]}, "
-                "as FiVE-Bench has them."
-            )
-        self.own = folder / OWN_EDITS
+        self.folder, layout = folder, DAVIS if (folder / DAVIS[0]).is_dir() else FIVE
+        either = " or ".join(
+            f"{first} and {second}, as {whose} has them" for (first, second), whose in ((DAVIS, "DAVIS"), (FIVE, "FiVE-Bench"))
+        )
+        require((folder / layout[0]).is_dir(), f"--clips: {folder} is of no known layout. It must hold {either}.")
+        self.pictures, self.masks = (folder / name / (self.resolution() if layout is DAVIS else "") for name in layout)
 
     def resolution(self) -> str:
         """DAVIS keeps its clips once for each resolution."""
         names = sorted(path.name for path in (self.folder / DAVIS[0]).iterdir() if path.is_dir())
-        if DAVIS_RESOLUTION in names:
-            return DAVIS_RESOLUTION
-        if len(names) != 1:
-            raise ValueError(
-                f"--clips: {self.folder / DAVIS[0]} must hold one folder, that of the resolution ({DAVIS_RESOLUTION} where there are several), "
-                f"and in it one for each clip. It holds: {', '.join(names) or 'none'}."
-            )
-        return names[0]
+        wanted = f"one folder, that of the resolution ({DAVIS_RESOLUTION} where there are several), and in it one for each clip"
+        several = f"--clips: {self.folder / DAVIS[0]} must hold {wanted}. It holds: {', '.join(names) or 'none'}."
+        require(DAVIS_RESOLUTION in names or len(names) == 1, several)
+        return DAVIS_RESOLUTION if DAVIS_RESOLUTION in names else names[0]
 
     def edits(self) -> list[Edit]:
-        """What edits.json says, or FiVE-Bench's files. Raises ValueError, naming file and entry, where they cannot be read as such."""
-        if self.own.is_file():
-            return [own_edit(entry, f"{self.own}, entry {number}") for number, entry in enumerate(read_list(self.own), 1)]
-        files = sorted((self.folder / "edit_prompt").glob("*.json"))
-        if not files:
-            raise ValueError(
-                f"--clips: {self.folder} has no edits.json, which says what to edit, and no edit_prompt/*.json as FiVE-Bench has."
-            )
-        return [five_edit(entry, f"{path}, entry {number}") for path in files for number, entry in enumerate(read_list(path), 1)]
+        """What edits.json says, or FiVE-Bench's files."""
+        files, read_entry = [self.folder / OWN_EDITS], own_edit
+        if not files[0].is_file():
+            files, read_entry = sorted((self.folder / "edit_prompt").glob("*.json")), five_edit
+        require(files, f"--clips: {self.folder} has no edits.json, which says what to edit, and no edit_prompt/*.json as FiVE-Bench has.")
+        return [read_entry(entry, f"{path}, entry {number}") for path in files for number, entry in enumerate(read_list(path), 1)]
 
-    def files(self, edit: Edit, frames: int) -> Files:
-        """Raises ValueError where the clip lacks pictures or masks, or its name leads elsewhere."""
-        if edit.clip in ("", ".", "..") or any(mark in edit.clip for mark in "/\\:\0"):
-            raise ValueError(f"clip is {edit.clip!r}. Give the name of a folder in {self.pictures}, without any path.")
-        pictures = listed(self.pictures / edit.clip)
-        if len(pictures) < frames:
-            raise ValueError(
-                f"{self.pictures / edit.clip} holds {len(pictures)} pictures, and {frames} are wanted. Give more, or a lower --frames."
-                if pictures
-                else f"{self.pictures / edit.clip} is no folder with pictures ({', '.join(PICTURES)}). Correct the clip's name, or add it."
-            )
-        masks = {path.stem: path for path in listed(self.masks / edit.clip)}
-        for path in pictures[:frames]:
-            if path.stem not in masks:
-                raise ValueError(f"{self.masks / edit.clip} holds no mask {path.stem}.png for the picture {path.name}. Add it.")
-        return Files(pictures[:frames], tuple(masks[path.stem] for path in pictures[:frames]))
+    def found(self, edit: Edit) -> Edit:
+        """The edit with its clip's files."""
+        leads_elsewhere = edit.clip in ("", ".", "..") or any(mark in edit.clip for mark in "/\\:\0")
+        require(not leads_elsewhere, f"clip is {edit.clip!r}. Give the name of a folder in {self.pictures}, without any path.")
+        place, pictures, masks = self.pictures / edit.clip, listed(self.pictures / edit.clip), listed(self.masks / edit.clip)
+        require(pictures, f"{place} is no folder with pictures ({', '.join(PICTURES)}). Correct the clip's name, or add it.")
+        few = f"{place} holds {len(pictures)} pictures, and {edit.frames} are wanted. Give more, or a lower --frames."
+        require(len(pictures) >= edit.frames, few)
+        chosen = list(pictures)[: edit.frames]
+        for name in chosen:
+            require(name in masks, f"{self.masks / edit.clip} holds no mask {name}.png for the picture {pictures[name].name}. Add it.")
+        return replace(edit, pictures=tuple(pictures[name] for name in chosen), masks=tuple(masks[name] for name in chosen))
 
 
-def listed(folder: Path) -> tuple[Path, ...]:
-    """The pictures of a folder in the order of their names; none where there is no folder."""
-    return tuple(sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES))
+def listed(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their names without ending, in order; none where there is no folder."""
+    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in PICTURES}
 
 
 def read_list(path: Path) -> list:
-    try:
+    with told(f"{path} is no JSON"):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
-    if not isinstance(found, list) or not found:
-        raise ValueError(f"{path} must hold a JSON list of edits, [{{...}}, ...], and one at least.")
+    require(isinstance(found, list) and found, f"{path} must hold a JSON list of edits, [{{...}}, ...], and one at least.")
     return found
 
 
-def own_edit(entry: Any, told: str) -> Edit:
+def own_edit(entry: Any, where: str) -> Edit:
     """An entry of edits.json."""
-    kinds: dict[str, Any] = {field.name: str for field in fields(Edit) if field.name != "told"} | {"structure": (int, float), "object": int}
-    needed = ("clip", "source_prompt", "target_prompt")
-    if not isinstance(entry, dict):
-        raise ValueError(f"{told}: it is no JSON object {{...}}.")
-    if unknown := sorted(entry.keys() - kinds.keys()):
-        raise ValueError(f"{told}: {unknown[0]!r} is no name of an edit's. The names are: {', '.join(kinds)}.")
-    for name in needed:
-        if not str(entry.get(name, "")).strip():
-            raise ValueError(f"{told}: {name} is missing. An edit needs {', '.join(needed)}.")
+    require(isinstance(entry, dict), f"{where}: it is no JSON object {{...}}.")
+    for name in sorted(entry):
+        require(name in KINDS, f"{where}: {name!r} is no name of an edit's. The names are: {', '.join(KINDS)}.")
+    for name in NEEDED:
+        require(str(entry.get(name, "")).strip(), f"{where}: {name} is missing. An edit needs {', '.join(NEEDED)}.")
     for name, value in entry.items():
-        if not isinstance(value, kinds[name]) or isinstance(value, bool):
-            raise ValueError(f"{told}: {name} is {value!r}, which is no {'text' if kinds[name] is str else 'number of that kind'}.")
-    if not 0 <= entry.get("structure", 0) <= 1 or not 0 <= entry.get("object", 0) <= 255:
-        raise ValueError(f"{told}: structure must lie between 0 and 1, and object between 0 and 255.")
-    return Edit(**entry, told=told)
+        wanted = "text" if name in TEXTS else "number of that kind"
+        require(isinstance(value, KINDS[name]) and not isinstance(value, bool), f"{where}: {name} is {value!r}, which is no {wanted}.")
+    within = 0 <= entry.get("structure", 0) <= 1 and 0 <= entry.get("object", 0) <= 255
+    require(within, f"{where}: structure must lie between 0 and 1, and object between 0 and 255.")
+    return Edit(**entry, where=where)
 
 
-def five_edit(entry: Any, told: str) -> Edit:
+def five_edit(entry: Any, where: str) -> Edit:
     """An entry of FiVE-Bench's edit_prompt/*.json, by the names that its evaluation reads. The brackets around changed words are no text."""
-    try:
+    with told(f"{where}: it lacks one of video_name, editing_type_id, source_prompt and target_prompt", (KeyError, TypeError)):
         clip, kind = str(entry["video_name"]), FIVE_KINDS.get(str(entry["editing_type_id"]), "object")
         source, target = (str(entry[f"{which}_prompt"]).replace("[", "").replace("]", "") for which in ("source", "target"))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{told}: it lacks one of video_name, editing_type_id, source_prompt and target_prompt ({error!r}).") from error
-    return Edit(clip, source, target, kind=kind, told=told)
+    return Edit(clip, source, target, kind=kind, where=where)

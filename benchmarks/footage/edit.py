@@ -3,157 +3,122 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
 from attention.masks import SUBTRACT
-from benchmarks.footage.clips import MARGIN, Edit
+from benchmarks.footage.clips import MARGIN, Edit, require, told
+from benchmarks.metrics.perceptual import BackgroundLpips, ClipFigures
 from benchmarks.metrics.similarity import ssim_outside, ssim_outside_five
-from benchmarks.quality import editing
-from benchmarks.quality.editing import TILE, changed_outside
-from benchmarks.quality.perceptual import BackgroundLpips, ClipFigures
-from benchmarks.quality.variants import Variant, random_noise
+from benchmarks.quality import bench as quality
+from benchmarks.quality.bench import Made, Variant, random_noise
+from benchmarks.quality.editing import TILE
+from benchmarks.quality.part import Figures, strip
 from demo import pictures
 from demo.check import iou
-from demo.figures import sheet
 from metrics.background import dilate, psnr_outside, psnr_outside_five
 
 METHOD, COMPOSITE, VAE = "method", "composite", "vae_round_trip"
-
-
 VARIANTS = {
     METHOD: Variant(),
     "random_noise": Variant(random_noise),
     "plain_attention": Variant(keys=("self",), inputs={"consensus": 0.0}),
 }
+PANELS = ("source", "mask", METHOD, COMPOSITE, *list(VARIANTS)[1:])
 
 
-@dataclass(frozen=True)
-class Judges:
+class Judges(NamedTuple):
     """The judges that need weights of their own, where they were given."""
 
     clip: ClipFigures | None = None
     lpips: BackgroundLpips | None = None
 
 
-class Bench(editing.Bench):
+class Bench(quality.Bench):
     """Edits clips with any SD1.5-like checkpoint that ComfyUI loads. Raises ValueError where it is none."""
 
     def __init__(self, checkpoint: Path, steps: int, cfg: float):
-        try:
+        with told(f"--checkpoint: ComfyUI cannot load {checkpoint}", Exception):  # whatever it says of a file that it does not know
             super().__init__(checkpoint, cpu=not torch.accelerator.is_available())
-        except RuntimeError as error:  # ComfyUI's, of a file that it does not know
-            raise ValueError(f"--checkpoint: ComfyUI cannot load {checkpoint} ({error}).") from error
-        if self.demo.model is None or self.demo.clip is None or self.demo.vae is None:
-            raise ValueError(f"--checkpoint: {checkpoint} lacks its U-Net, text encoder or VAE. Give a whole checkpoint.")
+        lacking = f"--checkpoint: {checkpoint} lacks its U-Net, text encoder or VAE. Give a whole checkpoint."
+        require(all(part is not None for part in self.demo.parts), lacking)
         from blade.host.families import coordinates_of
 
-        try:
+        with told(f"--checkpoint: {checkpoint}"):
             coordinates_of(self.demo.model)
-        except ValueError as error:
-            raise ValueError(f"--checkpoint: {checkpoint}: {error}") from error
-        self.steps, self.cfg = steps, cfg
-        self.walked: dict[tuple, tuple] = {}
+        self.steps, self.cfg, self.seconds = steps, cfg, dict[tuple[str, ...], float]()
 
-    def check_words(self, edit: Edit) -> None:
-        """Raises ValueError where a prompt has not the words that are to be looked for, or none of its words says where to edit."""
-        from blade.attention.words import changed_columns
-        from blade.host.words import tokenised_words
+    def check_words(self, edit: Edit) -> Edit:
+        """Raises ValueError, as Blended Sampler would, where a prompt has not the words that are to be looked for, or none of them says where to edit."""
+        from blade.host.words import words_of
+        from blade.nodes.edit import Edit as Words
 
-        clip = self.demo.clip
-        source, target = (tokenised_words(clip, text, clip.tokenize(text)) for text in (edit.source_prompt, edit.target_prompt))
-        for name, prompt, words in (("source_words", source, edit.source_words), ("target_words", target, edit.target_words)):
-            try:
-                if words.strip():
-                    prompt.choose(words)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-        if not (edit.source_words.strip() and edit.target_words.strip()):
-            changed, _ = changed_columns(source, target)
-            if not changed and not edit.source_words.strip():
-                raise ValueError(
-                    "source_words: the target prompt only adds words, so none of the source prompt says where to edit. "
-                    f"Name words of {edit.source_prompt!r}."
-                )
+        recorded: Any = SimpleNamespace(record=SimpleNamespace(words=words_of(self.prompt(edit.source_prompt))))
+        Words("Blended Sampler", self.prompt(edit.target_prompt), edit.source_words, edit.target_words).words(recorded, masked=False)
+        return edit
 
-    @torch.inference_mode()
-    def inverted(self, edit: Edit, frames: np.ndarray, variant: Variant) -> tuple:
-        """The model with its attention, the clip's trajectory by it, and the seconds that took. Of one clip and prompt they are kept."""
-        keys = variant.keys or self.attention
-        model, clip = self.patch(self.demo.model, self.keys(keys)), (edit.clip, edit.source_prompt)
-        place = (clip, keys)
-        if place not in self.walked:
-            self.walked = {other: walked for other, walked in self.walked.items() if other[0] == clip}
-            begin = time.monotonic()
-            self.walked[place] = self.walk(model, edit.source_prompt, frames, self.steps), time.monotonic() - begin
-        return model, *self.walked[place]
+    def invert(self, edit: Any, keys: tuple[str, ...]) -> tuple[Any, Any]:
+        """As of any bench, for all edits of a clip and source prompt at once; `seconds` holds by keys how long it took."""
+        model, place = self.patch(self.demo.model, self.keys(keys)), (edit.clip, edit.source_prompt, keys)
+        if place not in self.trajectories:
+            self.trajectories = {other: kept for other, kept in self.trajectories.items() if other[:2] == place[:2]}
+            frames, begin = edit.load()[0], time.monotonic()
+            self.trajectories[place] = self.walk(model, edit.source_prompt, frames, self.steps)
+            self.seconds[keys] = time.monotonic() - begin
+        return model, self.trajectories[place]
 
-    @torch.inference_mode()
-    def edited(self, edit: Edit, frames: np.ndarray, variant: Variant, seed: int) -> tuple[np.ndarray, torch.Tensor]:
-        """The edited clip, uint8 RGB as `frames`, and the sampler's own mask, 0..1 [frames, height, width]."""
-        model, trajectory, _ = self.inverted(edit, frames, variant)
+    def blend(self, edit: Any, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
+        model, trajectory = self.invert(edit, variant.keys or self.attention)
         if variant.background is not None:
-            trajectory = variant.background(trajectory, seed)
-        latents, mask = self.sample(model, trajectory, edit.source_prompt, edit.target_prompt, self.settings(edit) | variant.inputs)
-        return self.demo.decode(latents), mask
-
-    def settings(self, edit: Edit) -> dict[str, Any]:
-        return {"steps": self.steps, "cfg": self.cfg} | edit.inputs
+            trajectory = variant.background(trajectory, edit.seed)
+        inputs = {"steps": self.steps, "cfg": self.cfg} | edit.inputs | variant.inputs
+        latents, mask = self.sample(model, trajectory, edit.source_prompt, edit.target_prompt, inputs)
+        return latents, mask.float().cpu()
 
     @torch.inference_mode()
-    def checks(self, edit: Edit, frames: np.ndarray) -> dict[str, Any]:
+    def checks(self, edit: Edit) -> dict[str, Any]:
         """What must hold on any checkpoint: how well the trajectory leads back, and whether an empty mask gives the clip to the bit."""
         from blade.host.sampling import latent_out
         from blade.nodes.reconstruction import ReconstructionCheck
 
-        model, trajectory, _ = self.inverted(edit, frames, VARIANTS[METHOD])
+        model, trajectory = self.invert(edit, self.attention)
         _, _, report, back = ReconstructionCheck.execute(model, self.prompt(edit.source_prompt), trajectory).result
-        empty = {"mask": torch.ones(1, *frames.shape[1:3]), "mask_mode": SUBTRACT}  # one that is empty itself is refused
-        latents, _ = self.sample(model, trajectory, edit.source_prompt, edit.target_prompt, self.settings(edit) | empty)
-        # On the device where ComfyUI computes it: a GPU's division has other last bits than a CPU's.
-        clip = latent_out(model, trajectory.clip.to(model.load_device)).cpu()
-        return {
-            "reconstruction_psnr_db": back,
-            "advice": report.splitlines()[0],
-            "empty_mask_is_the_clip": bool(torch.equal(latents.cpu(), clip)),
-        }
+        # A mask that is empty itself is refused. The clip on the device where ComfyUI computes it: a GPU's division has other last bits than a CPU's.
+        latents, _ = self.blend(edit, Variant(inputs={"mask": torch.ones(1, *trajectory.pixels), "mask_mode": SUBTRACT}))
+        whole = torch.equal(latents.cpu(), latent_out(model, trajectory.clip.to(model.load_device)).cpu())
+        return {"reconstruction_psnr_db": back, "advice": report.splitlines()[0], "empty_mask_is_the_clip": whole}
 
 
-def measure_edit(
-    bench: Bench, edit: Edit, frames: np.ndarray, masks: np.ndarray | None, judges: Judges, seed: int
-) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Figures by row, and the clips that were made. masks: of the object, or None; then the background is what lies outside the sampler's own.
-
-    frames: uint8 RGB [frames, height, width, 3]; masks: 0..1 [frames, height, width]."""
-    with torch.inference_mode():
-        made, own, rows = {VAE: bench.demo.decode(bench.demo.encode(frames))}, dict[str, np.ndarray](), dict[str, dict[str, Any]]()
+@torch.inference_mode()
+def measure_edit(bench: Bench, edit: Any, judges: Judges) -> tuple[Figures, np.ndarray]:
+    """Figures by row, and a picture of the middle frame, of a video also of the first and the last. Without masks of the object the background is what lies outside the sampler's own."""
+    frames, masks = edit.load()
+    made, rows = {"source": Made(frames), VAE: Made(bench.demo.decode(bench.demo.encode(frames)))}, Figures({VAE: {}})
     for name, variant in VARIANTS.items():
-        *_, inversion = bench.inverted(edit, frames, variant)
+        keys = variant.keys or bench.attention
+        bench.invert(edit, keys)
         begin = time.monotonic()
-        made[name], mask = bench.edited(edit, frames, variant, seed)
-        own[name] = mask.float().cpu().numpy()
-        rows[name] = {"seconds": time.monotonic() - begin, "inversion_seconds": inversion}
-    source, edited = (clip.astype(np.float32) / 255 for clip in (frames, made[METHOD]))
-    composite, used = bench.composite(source, edited, torch.from_numpy(own[METHOD]))
-    made[COMPOSITE] = (composite.clip(0, 1) * 255).round().astype(np.uint8)
-    rows[COMPOSITE] = dict(changed_outside(source, composite, used))
+        made[name] = variant(bench, edit, made)
+        rows[name] = {"seconds": time.monotonic() - begin, "inversion_seconds": bench.seconds[keys]}
+    made[COMPOSITE] = bench.pixel_composite(edit, made, METHOD)
+    rows[COMPOSITE] = made[COMPOSITE].figures
+    own = {name: one.mask.numpy() for name, one in made.items() if one.mask is not None}
     drawn = dilate(own[METHOD], MARGIN)
-    if drawn.all((1, 2)).any():
-        raise ValueError(f"The sampler's own mask leaves no background of {edit.clip}. Name other words of {edit.source_prompt!r}.")
-    given = (own[METHOD] if masks is None else masks) > 0.5
-    for name, clip in made.items():
-        rows[name] = rows.get(name, {}) | figures(frames, clip, given, judges, edit)
-        if masks is not None and name in own:
+    no_background = f"The sampler's own mask leaves no background of {edit.clip}. Name other words of {edit.source_prompt!r}."
+    require(not drawn.all((1, 2)).any(), no_background)
+    for name in rows:
+        rows[name] |= figures(frames, made[name].frames, (own[METHOD] if masks is None else masks) > 0.5, judges, edit)
+        if masks is not None and name in VARIANTS:
             rows[name]["mask_iou"] = float(iou(own[name], masks).mean())
-    kept = {name: float(psnr_outside(frames, made[name], drawn).mean()) for name in (VAE, METHOD)}
-    rows[METHOD]["lost_outside_own_mask_db"] = kept[VAE] - kept[METHOD]  # whatever the given mask is: a new thing may need more room
-    made["mask"] = pictures.outline_mask(frames, own[METHOD])
-    return rows, {"source": frames} | made
+    kept = {name: float(psnr_outside(frames, made[name].frames, drawn).mean()) for name in (VAE, METHOD)}
+    rows[METHOD]["lost_outside_own_mask_db"] = kept[VAE] - kept[METHOD]  # whatever the given mask is: a new object may need more room
+    made["mask"] = Made(pictures.outline_mask(frames, own[METHOD]))
+    moments = [len(frames) // 2] if edit.video is None else [0, len(frames) // 2, len(frames) - 1]
+    return rows, strip({name: made[name].frames for name in PANELS}, moments, TILE, edit.target_prompt)
 
 
 def figures(frames: np.ndarray, edited: np.ndarray, object_: np.ndarray, judges: Judges, edit: Edit) -> dict[str, float]:
@@ -173,25 +138,3 @@ def figures(frames: np.ndarray, edited: np.ndarray, object_: np.ndarray, judges:
     if judges.lpips is not None:
         found["background_lpips_five_convention"] = judges.lpips.background(frames, edited, object_)
     return found
-
-
-PANELS = {
-    "source": "source",
-    "mask": "the sampler's own mask",
-    METHOD: "latent blend",
-    COMPOSITE: "pixel composite",
-    "random_noise": "random noise",
-    "plain_attention": "plain self-attention",
-}
-
-
-def strip(edit: Edit, made: dict[str, np.ndarray], frame: int) -> np.ndarray:
-    """One frame of each panel side by side, under each its name and the prompt. uint8 RGB"""
-    height, width = made["source"].shape[1:3]
-    size = (round(TILE * width / height), TILE)
-    tiles = [cv2.resize(made[name][frame], size, interpolation=cv2.INTER_AREA) for name in PANELS]
-    letters = max(8, size[0] // 6)  # that fit beneath a tile
-    texts = [
-        [title, (edit.source_prompt if name in ("source", "mask") else edit.target_prompt)[:letters]] for name, title in PANELS.items()
-    ]
-    return sheet(tiles, texts, len(PANELS))

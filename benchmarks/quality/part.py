@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.pool import each
 from benchmarks.quality.bench import Bench
-from benchmarks.report import Goals, Kept, judge, machine, merge, table
+from benchmarks.report import Goals, Kept, interval, judge, machine, merge, table
 from demo import pictures
 from demo.figures import sheet
 
@@ -39,6 +39,10 @@ class Rows:
     def means(self, names: Iterable[str], figure: str) -> dict[str, float]:
         return {name: self.mean(name, figure) for name in names}
 
+    def less(self, name: str, other: str, figure: str) -> dict[str, float]:
+        """What a variant has more than another, edit by edit, with its 95 % interval."""
+        return interval(self.column(name, figure) - self.column(other, figure))
+
     def by_kind(self, name: str, figure: str) -> dict[str, float]:
         return {kind: self.mean(name, figure, kind) for kind in self.count}
 
@@ -57,8 +61,10 @@ def figure_table(heads: Sequence[str], columns: Columns, rows: Iterable[tuple[Se
 
 
 def strip(clips: Mapping[str, np.ndarray], moments: Sequence[int], side: int, caption: str) -> np.ndarray:
-    """Panels of some frames of clips, side by side, a row a moment; the first over the clip's name and the caption. uint8 RGB"""
-    tiles = [cv2.resize(frames[moment], (side, side), interpolation=cv2.INTER_CUBIC) for moment in moments for frames in clips.values()]
+    """Panels of some frames of clips, `side` pixels high, side by side, a row a moment; the first over the clip's name and the caption. uint8 RGB"""
+    height, width = next(iter(clips.values())).shape[1:3]
+    size = round(side * width / height), side
+    tiles = [cv2.resize(frames[moment], size, interpolation=cv2.INTER_CUBIC) for moment in moments for frames in clips.values()]
     return sheet(tiles, [[caption, name.replace("_", " ")] for name in clips] + [[]] * (len(tiles) - len(clips)), len(clips))
 
 
@@ -66,8 +72,8 @@ def strip(clips: Mapping[str, np.ndarray], moments: Sequence[int], side: int, ca
 class Part:
     """A part of the benchmark: a key of quality.json, a table, and pictures; functions are a module's. clips: by kind. quick: of each, with --quick.
     measure(bench, clip): its figures, and a picture of it. summary: of all figures. tables, goals: of the summary. progress: variant and figure that
-    are printed of each clip. shown(kind, number, clips of the kind): whether the clip's picture is kept. draw(summary, clips' pictures): pictures by
-    file name; else the latter stand below one another."""
+    are printed of each clip. shown: clips of each kind whose picture is kept. draw(summary, clips' pictures): pictures by file name; else the latter
+    stand below one another."""
 
     name: str
     clips: Mapping[str, Sequence[Any]]
@@ -77,7 +83,7 @@ class Part:
     tables: Callable[[dict[str, Any]], list[str]]
     goals: Callable[[dict[str, Any]], Goals]
     progress: tuple[str, str]
-    shown: Callable[[str, int, int], bool]
+    shown: int = 1
     draw: Callable[[dict[str, Any], list[np.ndarray]], dict[str, np.ndarray]] | None = None
     bench: type[Bench] = Bench
 
@@ -88,7 +94,7 @@ class Part:
         kept, (name, figure) = Kept(own / f"{self.name}_rows.json"), self.progress
         tasks = [
             (self.measure, f"{kind}/{number}", clip,
-             own / f"{self.name}_{kind}_{number}.png" if self.shown(kind, number, len(listed)) else None)
+             own / f"{self.name}_{kind}_{number}.png" if number < self.shown else None)
             for kind, listed in (self.quick if quick else self.clips).items() for number, clip in enumerate(listed)
         ]  # fmt: skip
         left = [task for task in tasks if task[1] not in kept.rows or (task[3] and not task[3].exists())]

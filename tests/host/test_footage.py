@@ -1,6 +1,7 @@
 """benchmarks.footage from end to end on the demo checkpoint: a folder as DAVIS has it, one as FiVE-Bench has it, and a video."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from benchmarks.clips import DEVELOPMENT_COLOUR_EDITS, DEVELOPMENT_SHAPE_EDITS
-from benchmarks.footage.__main__ import check, main, parse
+from benchmarks.footage.__main__ import OPTIONS, check, main
 from benchmarks.footage.report import ROWS
 from demo.clips import path
 
@@ -52,12 +53,13 @@ def davis(tmp_path):
 
 
 @pytest.fixture
-def run(checkpoint, tmp_path):
-    """The program on the demo checkpoint: how it ends, and what it wrote."""
+def run(checkpoint, tmp_path, monkeypatch):
+    """The program on the demo checkpoint, or another: how it ends, and what it wrote."""
 
-    def run(*given):
-        small = ["--frames", str(FRAMES), "--steps", str(STEPS), "--longest-side", str(SIDE), "--out", str(tmp_path / "out")]
-        ended = main(["--checkpoint", str(checkpoint), *small, *map(str, given)])
+    def run(*given, checkpoint=checkpoint):
+        small = ["--frames", FRAMES, "--steps", STEPS, "--longest-side", SIDE, "--out", tmp_path / "out"]
+        monkeypatch.setattr("sys.argv", ["footage", "--checkpoint", str(checkpoint), *map(str, [*small, *given])])
+        ended = main()
         file = tmp_path / "out" / "footage.json"
         return ended, json.loads(file.read_text()) if file.exists() else None
 
@@ -78,7 +80,7 @@ def test_a_folder_as_davis_has_it_gives_the_table(run, davis, tmp_path, capsys):
     assert found["checks"]["empty_mask_is_the_clip"] is True
     told = capsys.readouterr().out
     assert "1/2 colour" in told and (ended == 0) == ("MISSED" not in told)
-    assert (tmp_path / "out" / "footage.md").read_text().startswith("| | background, dB |")
+    assert (tmp_path / "out" / "footage.md").read_text().startswith("|  | background, dB |")
     with Image.open(tmp_path / "out" / "footage.jpg") as picture:
         assert picture.width > 6 * SIDE and picture.height > 2 * SIDE
 
@@ -120,8 +122,10 @@ def five(tmp_path, **changed):
     ids=["addition", "nothing", "clip"],
 )
 def test_what_five_bench_has_and_the_method_cannot_place_is_left_out_and_named(checkpoint, tmp_path, changed, told):
-    _, edits, left, _ = check(parse(["--checkpoint", str(checkpoint), "--clips", str(five(tmp_path, **changed)), "--frames", str(FRAMES)]))
-    assert [edit.clip for edit, _ in edits] == ["0001_thing"]
+    defaults = {name[2:].replace("-", "_"): settings.get("default") for name, settings in OPTIONS.items()}
+    given = {"checkpoint": checkpoint, "clips": five(tmp_path, **changed), "frames": FRAMES, "quick": False}
+    _, _, edits, left, _ = check(Namespace(**defaults | given))
+    assert [edit.clip for edit in edits] == ["0001_thing"]
     assert len(left) == 1 and told in left[0] and "edit1_FiVE.json, entry 2" in left[0]
 
 
@@ -146,9 +150,9 @@ def test_words_that_do_not_fit_stop_it_before_any_edit(run, davis, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_checkpoint_is_named(davis, tmp_path, capsys):
+def test_a_file_that_is_no_checkpoint_is_named(run, davis, tmp_path, capsys):
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    assert main(["--checkpoint", str(tmp_path / "other.safetensors"), "--clips", str(davis), "--frames", str(FRAMES)]) == 1
+    assert run("--clips", davis, checkpoint=tmp_path / "other.safetensors") == (1, None)
     assert "ComfyUI cannot load" in capsys.readouterr().err

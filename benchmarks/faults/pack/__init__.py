@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Any
 
 import folder_paths
 import psutil
@@ -172,8 +173,9 @@ def host_functions() -> list[str]:
     found = []
     for name, module in sorted(sys.modules.items()):
         if isinstance(module, ModuleType) and name.startswith(HOST):
-            classes = [held for held in vars(module).values() if isinstance(held, type) and held.__module__ == name]
-            for holder in (module, *classes):
+            classes = [held for held in list(vars(module).values()) if isinstance(held, type) and held.__module__ == name]
+            holders: list[Any] = [module, *classes]
+            for holder in holders:
                 held_there = list(vars(holder).items())
                 found += [f"{name}.{holder.__name__}.{key} {id(held)}" for key, held in held_there if isinstance(held, FunctionType)]
     return found

@@ -1,13 +1,14 @@
 """Folders of clips: what is read of each layout, and that every fault is found, with the file that has it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.footage.clips import Edit, Files, Folder, own_edit
+from benchmarks.footage.clips import Edit, Folder, own_edit
 
 FRAMES, SIDE = 3, 64
 ENTRY = {"clip": "cat", "source_prompt": "a red cat", "target_prompt": "a blue cat", "kind": "colour"}
@@ -61,7 +62,7 @@ def five(folder: Path, **changed) -> Path:
 
 def loaded(folder: Path, frames: int = FRAMES, side: int = SIDE) -> tuple:
     (edit,) = Folder(folder).edits()
-    return Folder(folder).files(edit, frames).load(frames, side, edit.object)
+    return Folder(folder).found(replace(edit, frames=frames, longest_side=side)).load()
 
 
 def test_a_clip_of_davis_is_read_with_its_masks(tmp_path) -> None:
@@ -207,9 +208,10 @@ def test_a_folder_without_prompts_says_what_is_missing(tmp_path) -> None:
 
 def test_a_video_has_no_masks_and_must_be_long_enough() -> None:
     video = Path(__file__).resolve().parents[3] / "demo" / "clips" / "blade_red_circle.mp4"
-    frames, masks = Files(video=video).load(3, 64)
+    edit = Edit("circle", "a red circle", "a blue circle", video=video, frames=3, longest_side=64)
+    frames, masks = edit.load()
     assert frames.shape == (3, 64, 64, 3) and masks is None
     with pytest.raises(ValueError, match=r"blade_red_circle\.mp4 has 12 frames, and 13 are wanted"):
-        Files(video=video).load(13, 64)
+        replace(edit, frames=13).load()
     with pytest.raises(ValueError, match=r"none\.mp4 cannot be used"):
-        Files(video=Path("none.mp4")).load(3, 64)
+        replace(edit, video=Path("none.mp4")).load()
