@@ -143,6 +143,90 @@ def test_room_imports_none_later_on_the_walk_and_no_comfyui(room):
     assert not found
 
 
+PRODUCT = (*WALK, "metrics", "host", "nodes")
+
+
+def needed(path: Path) -> set[Path]:
+    """The files of the pack that a file imports, types alone left out."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
+    typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and not any(node in ast.walk(block) for block in typed):
+            place = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            names = [place / name.name for name in node.names] + [place]
+            found |= {file for name in names for file in (name.with_suffix(".py"), name / "__init__.py") if file.is_file()}
+    return found
+
+
+def test_no_room_imports_upward():
+    """nodes over host and metrics over the rooms on the walk."""
+    barred = {"host": {"nodes", "metrics"}, "metrics": {"nodes", "host"}, "nodes": set()}
+    found = {
+        str(path.relative_to(ROOT)): wrong
+        for room in ("host", "metrics", "nodes")
+        for path in sources(room)
+        if (wrong := {file.relative_to(ROOT).parts[0] for file in needed(path)} & barred[room])
+    }
+    assert not found
+
+
+def test_no_files_import_each_other_in_a_circle():
+    waiting = {path: needed(path) for path in sources(*PRODUCT)}
+    assert sum(map(len, waiting.values())) > 200
+    while free := {path for path, wanted in waiting.items() if not wanted & waiting.keys()}:
+        waiting = {path: wanted for path, wanted in waiting.items() if path not in free}
+    assert not {str(path.relative_to(ROOT)) for path in waiting}
+
+
+FAMILIES = {"eps", "v", "flow", "unet", "wan"}  # names by which code could ask what kind of model it has
+FAMILY_ROOMS = (ROOT / "host" / "families", ROOT / "inversion" / "coordinates.py")
+
+
+def asks_for_a_family(text: str) -> list[str]:
+    """What a source does that only a family's own file may: names core's networks or kinds of sampling, or compares with a family's name or kind."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [name for name in names if name.startswith(("comfy.ldm", "comfy.model_sampling", "comfy.model_base"))]
+        elif isinstance(node, ast.Compare | ast.MatchValue):
+            values = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+            found += [ast.unparse(node)] if FAMILIES.intersection(map(str, values)) or {"EPS", "V", "FLOW"}.intersection(names) else []
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) == "isinstance"
+            and re.search("unet|family", ast.unparse(node), re.IGNORECASE)
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_what_distinguishes_families_stands_in_their_files_alone():
+    asked = {path: found for path in sources(*PRODUCT) if (found := asks_for_a_family(path.read_text(encoding="utf-8")))}
+    own, elsewhere = (
+        {path for path in asked if any(room in (path, *path.parents) for room in FAMILY_ROOMS) is where} for where in (True, False)
+    )
+    assert {path.name for path in own} == {"coordinates.py", "unet.py"}
+    assert not {str(path.relative_to(ROOT)): asked[path] for path in elsewhere}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import comfy.ldm.wan.model",
+        "from comfy.model_sampling import CONST",
+        "x = trajectory.coordinates.prediction == 'flow'",
+        "y = kind in ('eps', 'v')",
+        "if coordinates == FLOW: pass",
+        "isinstance(network, UNetModel)",
+        "match name:\n    case 'wan': pass",
+    ],
+)
+def test_what_asks_for_a_family_is_seen(text):
+    assert asks_for_a_family(text)
+
+
 def test_pack_imports_itself_relatively_only():
     """ComfyUI has modules of its own called `nodes`, `server`, `app`, and imports the pack under a name nobody knows."""
     rooms = {"nodes", "host", "metrics", *WALK, "blade", *BENEATH, "tools", "tests"}
