@@ -238,3 +238,8 @@ def test_the_heat_of_no_phrase_is_none():
 def test_a_record_in_which_nothing_was_seen_says_so():
     with pytest.raises(ValueError, match="no cross-attention maps"):
         record_heat(CrossAttentionRecord(WORDS), [RED], 4, 4)
+
+
+def test_a_record_with_more_levels_than_maps_is_refused():
+    with pytest.raises(ValueError, match="shorter|longer"):
+        record_heat(CrossAttentionRecord(WORDS, [0.5, 3.0], [tokens(red=cell(0, 0))]), [RED], 4, 4)

@@ -317,3 +317,9 @@ def test_two_frames_agree_already():
 def test_the_pictures_that_opencv_sees_are_blue_first_and_without_alpha():
     picture = torch.tensor([[[1.0, 0.5, 0.0, 0.3]]])
     assert to_bgr(picture).tolist() == [[[0, 128, 255]]]
+
+
+def test_frames_heat_and_masks_of_different_numbers_are_refused():
+    for frames, heat, mask in ((2, 1, 1), (1, 2, 1), (1, 1, 2)):
+        with pytest.raises(ValueError, match="shorter|longer"):
+            cut_along_edges(FRAME.expand(frames, -1, -1, -1), WIDE.expand(heat, -1, -1), WIDE.expand(mask, -1, -1), 0.5)

@@ -301,3 +301,10 @@ def test_each_frame_ticks_and_a_tick_may_end_the_work(scene):
     ticks.extend([1] * 7)
     composite(*scene, tick=tick)
     assert len(ticks) == 9 + FRAMES
+
+
+def test_an_edit_of_another_number_of_frames_is_refused(scene):
+    source, edited, mask = scene
+    for one, other in ((source, edited[:-1]), (source[:-1], edited)):
+        with pytest.raises(ValueError, match="shorter|longer"):
+            composite(one, other, mask)
