@@ -31,6 +31,11 @@ class Found:
     mask: np.ndarray
     iou: float
 
+    @property
+    def words(self) -> str:
+        """Such as "red circle"."""
+        return f"{self.colour} {self.shape}"
+
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
     """RGB [..., 3] in 0..255 to CIE Lab with L in 0..100, float32 of the same shape."""
@@ -162,12 +167,6 @@ def find_object(picture: np.ndarray) -> Found | None:
     if iou < LEAST_IOU:
         return None
     return Found(list(COLOURS)[index], shape, mask, iou)
-
-
-def is_right(picture: np.ndarray, colour: str, shape: str) -> bool:
-    """Whether the picture's largest object has this colour and this shape. picture: RGB uint8 [height, width, 3]"""
-    found = find_object(picture)
-    return found is not None and (found.colour, found.shape) == (colour, shape)
 
 
 def colour_in(picture: np.ndarray, mask: np.ndarray) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from demo.scenes import SIZE, Thing, caption, draw, draw_mask, finish, paint_ground
+from demo import scenes
+from demo.scenes import Thing, caption, draw_mask
 from metrics.background import dilate
 from video.colour import to_rgb
 
@@ -48,12 +49,8 @@ class Clip:
 
     def things(self, frame: int) -> list[Thing]:
         """Where its things are in a frame, in the order in which they are drawn."""
-        found = [moved(self.thing, self.velocity, frame, self.spin)]
-        return found if self.second is None else [*found, moved(self.second, self.second_velocity, frame)]
-
-
-def moved(thing: Thing, velocity: tuple[float, float], frames: int, spin: float = 0.0) -> Thing:
-    return replace(thing, x=thing.x + velocity[0] * frames, y=thing.y + velocity[1] * frames, angle=thing.angle + spin * frames)
+        found = [self.thing.moved(frame, self.velocity, self.spin)]
+        return found if self.second is None else [*found, self.second.moved(frame, self.second_velocity)]
 
 
 CLIPS = {
@@ -86,15 +83,7 @@ def path(name: str) -> Path:
 def render(name: str) -> np.ndarray:
     """The clip's frames as they were before H.264. uint8 RGB [frames, size, size, 3]"""
     clip = find(name)
-    rng = np.random.default_rng(clip.seed)
-    ground = paint_ground(clip.ground, rng)
-    pictures = []
-    for frame in range(FRAMES):
-        picture = ground
-        for thing in clip.things(frame):
-            picture, _ = draw(picture, thing)
-        pictures.append(finish(picture, rng))
-    return np.stack(pictures)
+    return scenes.render(clip.seed, clip.ground, [clip.things(frame) for frame in range(FRAMES)])
 
 
 def truth(name: str, shape: str | None = None, which: int = 0) -> np.ndarray:
@@ -103,7 +92,7 @@ def truth(name: str, shape: str | None = None, which: int = 0) -> np.ndarray:
     `shape` lays another outline on the same path instead, which is where an edit of the shape should draw. `which`: 1 for a clip's second thing."""
     clip = find(name)
     things = [clip.things(frame)[which] for frame in range(FRAMES)]
-    return np.stack([draw_mask(replace(thing, shape=shape or thing.shape), SIZE) for thing in things])
+    return np.stack([draw_mask(replace(thing, shape=shape or thing.shape)) for thing in things])
 
 
 def rough_mask() -> np.ndarray:

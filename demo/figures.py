@@ -8,6 +8,7 @@ Prints the figures, writes them to figures.json beside picture sheets, and ends 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -37,7 +38,9 @@ TOO_CLOSE = {  # grounds on which a colour is hard to tell even when it is rende
     "orange": ("sand", "brick"),
     "white": ("snow",),
 }
+NOTHING = "nothing"  # what the check says of a picture without an object
 LEVELS = range(100, 801, 50)  # timesteps at which attention is read: steps 5 to 40 of 50, neither noise alone nor almost no noise
+THRESHOLDS = torch.linspace(0.02, 0.98, 97)  # shares of an attention map's maximum
 GOALS = {  # figure -> (least or most, bound)
     "check.right": ("at least", 0.99),
     "check.right_blurred": ("at least", 0.99),
@@ -134,24 +137,22 @@ def measure_check(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
 
     `wrongly_accepted` is the share of scenes for which it would say yes to some other colour or shape."""
     pictures, truth = [], []
-    for index, (colour, shape, ground) in enumerate((c, s, g) for c in COLOURS for s in SHAPES for g in GROUNDS):
+    for index, (colour, shape, ground) in enumerate(itertools.product(COLOURS, SHAPES, GROUNDS)):
         rng = np.random.default_rng([SEED, 1, index])
         plain, _ = plain_scene(rng, colour, shape, ground)
         textured, _ = draw(paint_ground(ground, rng), random_thing(rng, colour, shape))
         pictures += [plain, finish(textured, rng, rng.uniform(0, 3))]
-        truth += [(colour, shape)] * 2
+        truth += [f"{colour} {shape}"] * 2
     figures: dict[str, Any] = {"scenes": len(pictures)}
     for suffix, change in (("", lambda picture: picture), ("_blurred", blurred)):
-        began, failures, wrong = time.perf_counter(), [], 0
-        for picture, wanted in zip(pictures, truth, strict=True):
-            found = find_object(change(picture))
-            answer = (found.colour, found.shape) if found else None
-            if answer != wanted:
-                wrong += answer is not None
-                failures.append(f"{' '.join(wanted)}: found {' '.join(answer) if answer else 'nothing'}")
-        figures |= {f"right{suffix}": 1 - len(failures) / len(pictures), f"wrongly_accepted{suffix}": wrong / len(pictures)}
-        figures[f"failures{suffix}"] = failures
-        figures[f"milliseconds_a_picture{suffix}"] = 1000 * (time.perf_counter() - began) / len(pictures)
+        began, found = time.perf_counter(), [find_object(change(picture)) for picture in pictures]
+        milliseconds = 1000 * (time.perf_counter() - began) / len(pictures)
+        answers = [thing.words if thing else NOTHING for thing in found]
+        failures = [(wanted, answer) for wanted, answer in zip(truth, answers, strict=True) if answer != wanted]
+        figures[f"right{suffix}"] = 1 - len(failures) / len(pictures)
+        figures[f"wrongly_accepted{suffix}"] = sum(answer != NOTHING for _, answer in failures) / len(pictures)
+        figures[f"failures{suffix}"] = [f"{wanted}: found {answer}" for wanted, answer in failures]
+        figures[f"milliseconds_a_picture{suffix}"] = milliseconds
     empty = [finish(paint_ground(ground, rng), rng) for rng in [np.random.default_rng([SEED, 2])] for ground in GROUNDS for _ in range(20)]
     figures["found_on_empty_grounds"] = sum(find_object(picture) is not None for picture in empty) / len(empty)
     return figures
@@ -221,7 +222,7 @@ def sample_forty(demo: Demo, model: Any, steps: int, target: Path) -> dict[str, 
     captions, frames, failures = [], [], []
     for picture, (colour, shape, _), text in zip(pictures, triples, texts, strict=True):
         found = find_object(picture)
-        answer = f"{found.colour} {found.shape}" if found else "nothing"
+        answer = found.words if found else NOTHING
         right = answer == f"{colour} {shape}"
         captions.append([text, f"{answer} {found.iou:.2f}" if found else answer])
         frames.append((0, 160, 0) if right else (220, 0, 0))
@@ -273,6 +274,12 @@ def attention_maps(demo: Demo, pictures: np.ndarray, texts: list[str], sought: l
     return large / large.amax((2, 3), keepdim=True)
 
 
+def iou_by_threshold(maps: Tensor, masks: Tensor) -> Tensor:
+    """Of maps [n, h, w] at each of THRESHOLDS with their masks, bool [n, h, w]. [n, thresholds]"""
+    guesses, true = maps[:, None] > THRESHOLDS.view(1, -1, 1, 1), masks[:, None]
+    return (guesses & true).sum((2, 3)) / (guesses | true).sum((2, 3))
+
+
 def measure_attention(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
     """How well the words' attention covers the object on forty plain held-out scenes, as IoU with the exact mask.
 
@@ -284,29 +291,23 @@ def measure_attention(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
     groups = {"shape_word": lambda c, s: [s], "colour_word": lambda c, s: [c], "colour_and_shape_words": lambda c, s: [c, s]}
     texts = [words(*triple) for triple in triples]
     maps = attention_maps(demo, pictures, texts, [[group(c, s) for group in groups.values()] for c, s, _ in triples])
-    thresholds = torch.linspace(0.02, 0.98, 97)
+    ious = {name: iou_by_threshold(maps[:, index], masks) for index, name in enumerate(groups)}
     figures: dict[str, Any] = {"scenes": len(scenes)}
-    best = None
-    for index, name in enumerate(groups):
-        guesses = maps[:, index, None] > thresholds.view(1, -1, 1, 1)  # [scenes, thresholds, h, w]
-        true = masks[:, None]
-        iou = (guesses & true).sum((2, 3)) / (guesses | true).sum((2, 3))
+    for name, iou in ious.items():
         one = iou.mean(0).argmax()
         figures[name] = {
             "iou_best_threshold": float(iou.max(1).values.mean()),
             "iou_one_threshold": float(iou[:, one].mean()),
-            "one_threshold": float(thresholds[one]),
+            "one_threshold": float(THRESHOLDS[one]),
         }
-        if best is None:
-            best = iou.max(1)
-    assert best is not None
+    best = ious["shape_word"].max(1)
     tiles, captions = [], []
     for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
         heat = cv2.applyColorMap((maps[index, 0].clamp(0, 1) * 255).byte().numpy(), cv2.COLORMAP_INFERNO)
         heat = np.ascontiguousarray(cv2.cvtColor(heat, cv2.COLOR_BGR2RGB))
         contours, _ = cv2.findContours(masks[index].byte().numpy(), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         tiles.append(np.concatenate([picture, cv2.drawContours(heat, contours, -1, (0, 255, 0), 1)], 1))
-        captions.append([text, f"IoU {best.values[index]:.2f} at {thresholds[best.indices[index]]:.2f}"])
+        captions.append([text, f"IoU {best.values[index]:.2f} at {THRESHOLDS[best.indices[index]]:.2f}"])
     save(out / "attention.png", sheet(tiles, captions, 5))
     return figures
 

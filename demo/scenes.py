@@ -50,6 +50,10 @@ class Thing:
     def words(self) -> str:
         return f"{'an' if self.colour == 'orange' else 'a'} {self.colour} {self.shape}"
 
+    def moved(self, frames: int, velocity: tuple[float, float], spin: float = 0.0) -> Thing:
+        """Where it is so many frames later. velocity: (x, y), heights a frame; spin: radians a frame."""
+        return replace(self, x=self.x + velocity[0] * frames, y=self.y + velocity[1] * frames, angle=self.angle + spin * frames)
+
 
 def caption(things: list[Thing], ground: str) -> str:
     return " and ".join(thing.words for thing in things) + f" on {ground}"
@@ -128,6 +132,13 @@ def draw(picture: np.ndarray, thing: Thing) -> tuple[np.ndarray, np.ndarray]:
     return picture + mask[..., None] * (painted - picture), mask
 
 
+def draw_all(picture: np.ndarray, things: list[Thing]) -> np.ndarray:
+    """Lays objects over a picture, the first one lowest."""
+    for thing in things:
+        picture, _ = draw(picture, thing)
+    return picture
+
+
 def random_thing(rng: np.random.Generator, colour: str | None = None, shape: str | None = None, cropped: bool = False) -> Thing:
     radius = rng.uniform(0.15, 0.28)
     margin = 0.3 * radius if cropped else 1.1 * radius
@@ -161,12 +172,10 @@ def finish(picture: np.ndarray, rng: np.random.Generator, noise: float = 2.0) ->
     return np.clip(picture + noise * rng.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
 
 
-def random_scene(rng: np.random.Generator, size: int = SIZE) -> tuple[np.ndarray, str]:
-    """A picture [size, size, 3] uint8 and its caption."""
+def random_scene(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """A picture [SIZE, SIZE, 3] uint8 and its caption."""
     ground, things = str(rng.choice(list(GROUNDS))), random_things(rng)
-    picture = paint_ground(ground, rng, size)
-    for thing in things:
-        picture, _ = draw(picture, thing)
+    picture = draw_all(paint_ground(ground, rng), things)
     return finish(picture, rng, rng.uniform(0, 3)), caption(things, ground)
 
 
@@ -177,22 +186,18 @@ def plain_scene(rng: np.random.Generator, colour: str, shape: str, ground: str, 
     return finish(picture, rng), mask
 
 
+def render(seed: int, ground: str, things: list[list[Thing]]) -> np.ndarray:
+    """A clip of a still ground and each frame's objects. uint8 RGB [frames, SIZE, SIZE, 3]"""
+    rng = np.random.default_rng(seed)
+    painted = paint_ground(ground, rng)
+    return np.stack([finish(draw_all(painted, those), rng) for those in things])
+
+
 def render_clip(
-    seed: int, things: list[Thing], ground: str, frames: int, velocity: tuple[float, float], spin: float = 0.0, size: int = SIZE
+    seed: int, things: list[Thing], ground: str, frames: int, velocity: tuple[float, float], spin: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first thing moves by `velocity` (heights a frame) and turns by `spin` (radians a frame), the rest stand still.
 
-    Returns frames [frames, size, size, 3] uint8 and the moving object's mask [frames, size, size] in 0..1."""
-    rng = np.random.default_rng(seed)
-    ground_picture = paint_ground(ground, rng, size)
-    pictures, masks = [], []
-    for frame in range(frames):
-        picture = ground_picture
-        for still in things[1:]:
-            picture, _ = draw(picture, still)
-        moving = things[0]
-        moving = replace(moving, x=moving.x + velocity[0] * frame, y=moving.y + velocity[1] * frame, angle=moving.angle + spin * frame)
-        picture, mask = draw(picture, moving)
-        pictures.append(finish(picture, rng))
-        masks.append(mask)
-    return np.stack(pictures), np.stack(masks)
+    Returns frames [frames, SIZE, SIZE, 3] uint8 and the moving object's mask [frames, SIZE, SIZE] in 0..1."""
+    moving = [things[0].moved(frame, velocity, spin) for frame in range(frames)]
+    return render(seed, ground, [[*things[1:], thing] for thing in moving]), np.stack([draw_mask(thing) for thing in moving])

@@ -12,9 +12,13 @@ a run in one go gives its like, not its bits.
 from __future__ import annotations
 
 import argparse
+import importlib
+import itertools
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,6 +38,8 @@ from comfy.taesd.taesd import Decoder, Encoder  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel  # noqa: E402
 
+from demo import pictures  # noqa: E402
+from demo.base import CHECKPOINT_NAME, DEMO, TWIN_NAME  # noqa: E402
 from demo.model_pack.architecture import CLIP_CONFIG, UNET_CONFIG  # noqa: E402
 from demo.scenes import random_scene  # noqa: E402
 
@@ -48,72 +54,31 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def load_photo(name: str) -> np.ndarray:
     """A photograph that scikit-image or scikit-learn ships inside its package. RGB uint8 [height, width, 3]"""
-    import skimage
-    import sklearn
-
     package, file = name.split("/")
-    folder = Path(skimage.__file__).parent / "data" if package == "skimage" else Path(sklearn.__file__).parent / "datasets" / "images"
-    picture = cv2.imread(str(folder / file))
-    if picture is None:
-        raise SystemExit(
-            f"{folder / file} is missing: install {package.replace('skimage', 'scikit-image').replace('sklearn', 'scikit-learn')}."
-        )
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    folder = {"skimage": "data", "sklearn": "datasets/images"}[package]
+    return pictures.load(Path(str(importlib.import_module(package).__file__)).parent / folder / file)
 
 
-class Muon:
+@torch.no_grad()
+def muon_step(parameters: list[nn.Parameter], momenta: list[Tensor], rate: float, decay: float = 0.01) -> None:
     """Momentum whose matrices are orthogonalised by five Newton-Schulz steps before they are applied (Jordan et al. 2024,
     with the step scaled to AdamW's size as in Liu et al. 2025, arXiv 2502.16982). Convolutions count as [out, in*kh*kw].
 
     torch.optim.Muon takes two-dimensional parameters only. On the autoencoder, 150 s of training on one core reached
     19 dB with it and 15 dB with AdamW."""
-
-    def __init__(self, parameters: list[nn.Parameter]):
-        self.parameters, self.momenta = parameters, [torch.zeros_like(p) for p in parameters]
-
-    @torch.no_grad()
-    def step(self, rate: float, decay: float = 0.01) -> None:
-        for parameter, momentum in zip(self.parameters, self.momenta, strict=True):
-            if parameter.grad is None:
-                continue
-            momentum.lerp_(parameter.grad, 0.05)
-            x = parameter.grad.lerp(momentum, 0.95).flatten(1)
-            x = (x / (x.norm() + 1e-7)).bfloat16()
-            tall = x.shape[0] > x.shape[1]
-            x = x.T if tall else x
-            for _ in range(5):
-                gram = x @ x.T
-                x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
-            x = x.T if tall else x
-            parameter.mul_(1 - rate * decay).add_(x.reshape(parameter.shape), alpha=-rate * 0.2 * max(x.shape) ** 0.5)
-
-
-class Optimiser:
-    """Muon for inner matrices and convolutions, AdamW for embeddings, norms, biases, first and last layers."""
-
-    def __init__(self, modules: nn.Module, rate: float, matrices: list[nn.Parameter]):
-        chosen = {id(p) for p in matrices}
-        self.rate, self.everything = rate, [p for p in modules.parameters() if p.requires_grad]
-        self.muon = Muon(matrices)
-        self.adam = torch.optim.AdamW([p for p in self.everything if id(p) not in chosen], rate, betas=(0.9, 0.95), weight_decay=0.01)
-
-    def step(self, loss: Tensor, factor: float) -> None:
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.everything, 1.0)
-        for group in self.adam.param_groups:
-            group["lr"] = self.rate * factor
-        self.adam.step()
-        self.muon.step(self.rate * factor)
-        for parameter in self.everything:
-            parameter.grad = None
-
-    def state(self) -> dict:
-        return {"adam": self.adam.state_dict(), "momenta": self.muon.momenta}
-
-    def load(self, state: dict) -> None:
-        self.adam.load_state_dict(state["adam"])
-        for mine, saved in zip(self.muon.momenta, state["momenta"], strict=True):
-            mine.copy_(saved)
+    for parameter, momentum in zip(parameters, momenta, strict=True):
+        if parameter.grad is None:
+            continue
+        momentum.lerp_(parameter.grad, 0.05)
+        x = parameter.grad.lerp(momentum, 0.95).flatten(1)
+        x = (x / (x.norm() + 1e-7)).bfloat16()
+        tall = x.shape[0] > x.shape[1]
+        x = x.T if tall else x
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+        x = x.T if tall else x
+        parameter.mul_(1 - rate * decay).add_(x.reshape(parameter.shape), alpha=-rate * 0.2 * max(x.shape) ** 0.5)
 
 
 def schedule(step: int, steps: int, warmup: int = 60) -> float:
@@ -170,51 +135,76 @@ class Crops:
         return pixels.to(DEVICE).contiguous(memory_format=torch.channels_last)
 
 
-def make_autoencoder() -> tuple[nn.Module, nn.Module]:
-    encoder, decoder = Encoder(), Decoder()
-    for module in (encoder, decoder):
+def make_autoencoder() -> nn.ModuleDict:
+    both = nn.ModuleDict({"encoder": Encoder(), "decoder": Decoder()})
+    for module in both.values():
         initialise(module)
-        module.to(DEVICE, memory_format=torch.channels_last)
-    return encoder, decoder
+    return both.to(DEVICE, memory_format=torch.channels_last)
+
+
+Losses = Iterator[tuple[Tensor, Any]]  # of each step: what is to be made smaller, and what is told of it
+
+
+def train(
+    path: Path, model: nn.ModuleDict, matrices: list[nn.Parameter], rate: float, steps: int,
+    losses: Callable[[int], Losses], told: Callable[[list], str], **kept: Tensor,
+) -> None:  # fmt: skip
+    """Trains up to so many steps, from those on that `path` has behind it; its file holds the model and the running average of it.
+
+    matrices: the parameters for Muon; AdamW takes embeddings, norms, biases, first and last layers. losses(first step) yields without end.
+    told(what they yielded to tell) makes words of it. kept: what else the file holds."""
+    chosen, everything = {id(p) for p in matrices}, [p for p in model.parameters() if p.requires_grad]
+    adam = torch.optim.AdamW([p for p in everything if id(p) not in chosen], rate, betas=(0.9, 0.95), weight_decay=0.01)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    momenta, start, began, seen = [torch.zeros_like(p) for p in matrices], 0, time.time(), []
+    if path.exists():
+        state = load_state(path)
+        model.load_state_dict(state["model"])
+        adam.load_state_dict(state["adam"])
+        average, momenta, start = state["average"], state["momenta"], state["step"]
+    for step, (loss, figures) in zip(range(start, steps), losses(start), strict=False):
+        now = rate * schedule(step, steps)
+        model.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(everything, 1.0)
+        adam.param_groups[0]["lr"] = now
+        adam.step()
+        muon_step(matrices, momenta, now)
+        keep = min(0.998, (step + 1) / (step + 20))
+        for name, value in model.state_dict().items():
+            average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
+        seen.append(figures)
+        if (step + 1) % 50 == 0:
+            print(f"{path.stem} {step + 1}/{steps} {time.time() - began:.0f} s: {told(seen)}", flush=True)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "average": average, "adam": adam.state_dict(), "momenta": momenta, "step": step + 1}
+            save_state(path, **state, **kept)
 
 
 def train_autoencoder(out: Path, steps: int, batch: int, rate: float, scenes: int) -> None:
     """Mean squared error plus a little L1; latents are kept near mean 0, deviation 1 per channel, and the decoder sees
     them with noise of 0.05, as it will from a sampler."""
     torch.manual_seed(0)
-    encoder, decoder = make_autoencoder()
-    path = out / "vae.pt"
-    both = nn.ModuleList([encoder, decoder])
+    both = make_autoencoder()
     matrices = [p for p in both.parameters() if p.requires_grad and p.ndim == 4 and p.shape[:2] == (64, 64)]
-    optimiser = Optimiser(both, rate, matrices)
-    start = 0
-    if path.exists():
-        state = load_state(path)
-        encoder.load_state_dict(state["encoder"])
-        decoder.load_state_dict(state["decoder"])
-        optimiser.load(state["optimiser"])
-        start = state["step"]
-    crops = Crops(scenes, seed=100 + start)
-    began, seen = time.time(), []
-    for step in range(start, steps):
-        pixels = crops.batch(batch, 64)
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            latents = encoder(pixels).float()
-            decoded = decoder(latents + 0.05 * torch.randn_like(latents)).float()
-        loss = F.mse_loss(decoded, pixels) + 0.1 * F.l1_loss(decoded, pixels)
-        spread = (latents.std((0, 2, 3)) - 1).square().mean() + latents.mean((0, 2, 3)).square().mean()
-        loss = loss + 0.02 * spread + 0.1 * F.relu(latents.abs() - 2.7).mean()
-        optimiser.step(loss, schedule(step, steps))
-        photos = torch.arange(batch) % 4 == 0
-        seen.append((psnr(decoded[~photos], pixels[~photos]), psnr(decoded[photos], pixels[photos])))
-        if (step + 1) % 50 == 0:
-            scene_db, photo_db = np.mean(seen[-50:], 0)
-            print(
-                f"{path.stem} {step + 1}/{steps} {time.time() - began:.0f} s: scenes {scene_db:.2f} dB, photographs {photo_db:.2f} dB",
-                flush=True,
-            )
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            save_state(path, encoder=encoder.state_dict(), decoder=decoder.state_dict(), optimiser=optimiser.state(), step=step + 1)
+    photos = torch.arange(batch) % 4 == 0
+
+    def losses(start: int) -> Losses:
+        crops = Crops(scenes, seed=100 + start)
+        while True:
+            pixels = crops.batch(batch, 64)
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                latents = both["encoder"](pixels).float()
+                decoded = both["decoder"](latents + 0.05 * torch.randn_like(latents)).float()
+            loss = F.mse_loss(decoded, pixels) + 0.1 * F.l1_loss(decoded, pixels)
+            spread = (latents.std((0, 2, 3)) - 1).square().mean() + latents.mean((0, 2, 3)).square().mean()
+            loss = loss + 0.02 * spread + 0.1 * F.relu(latents.abs() - 2.7).mean()
+            yield loss, [psnr(decoded[those], pixels[those]) for those in (~photos, photos)]
+
+    train(
+        out / "vae.pt", both, matrices, rate, steps, losses,
+        lambda seen: "scenes {:.2f} dB, photographs {:.2f} dB".format(*np.mean(seen[-50:], 0)),
+    )  # fmt: skip
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *_, **__) -> Tensor:
@@ -262,11 +252,11 @@ def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int, twin
     half by their zero-terminal-SNR rescaling, without weights, so that one file serves both schedules."""
     comfy_attention.optimized_attention = plain_attention
     torch.manual_seed(2 if twin else 1)
-    encoder, _ = make_autoencoder()
-    encoder.load_state_dict(load_state(out / "vae.pt")["encoder"])
+    autoencoder = make_autoencoder()
+    autoencoder.load_state_dict(load_state(out / "vae.pt")["model"])
     cache = out / "latents.pt"
     if not cache.exists():
-        encoded = encode_scenes(encoder.eval(), scenes, seed=7)
+        encoded = encode_scenes(autoencoder["encoder"].eval(), scenes, seed=7)
         save_state(cache, latents=encoded[0], ids=encoded[1])
     latents, ids = (load_state(cache)[name][:scenes] for name in ("latents", "ids"))
     mean, deviation = latents.mean(), latents.std()
@@ -280,42 +270,27 @@ def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int, twin
         p for n, p in both["unet"].named_parameters() if p.ndim >= 2 and not n.startswith(("input_blocks.0.", "out.", "time_embed"))
     ]
     matrices += [p for n, p in both["text"].named_parameters() if p.ndim == 2 and "embedding" not in n and p.requires_grad]
-    optimiser = Optimiser(both, rate, matrices)
-    path, start = out / ("twin.pt" if twin else "unet.pt"), 0
-    average = {k: v.detach().clone() for k, v in both.state_dict().items()}
-    if path.exists():
-        state = load_state(path)
-        both.load_state_dict(state["model"])
-        optimiser.load(state["optimiser"])
-        average, start = state["average"], state["step"]
     empty = torch.tensor([t[0] for t in tokenizer().tokenize_with_weights("")[0]], device=DEVICE)
-    began, losses = time.time(), []
     schedules = torch.stack([ALPHA_BAR, ZERO_TERMINAL if twin else ALPHA_BAR]).to(DEVICE)
-    for step in range(start, steps):
-        pick = torch.randint(0, scenes, (batch,), device=DEVICE)
-        z, tokens = latents[pick], ids[pick].clone()
-        tokens[torch.rand(batch, device=DEVICE) < 0.1] = empty
-        t = ((torch.arange(batch, device=DEVICE) + torch.rand(batch, device=DEVICE)) * (1000 / batch)).long()  # stratified
-        half = (torch.arange(batch, device=DEVICE) + step) % 2
-        noise, a = torch.randn_like(z), schedules[half, t].view(-1, 1, 1, 1)
-        noisy = a.sqrt() * z + (1 - a).sqrt() * noise
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            predicted = both["unet"](noisy, t.float(), context=both["text"](input_ids=tokens).last_hidden_state)
-        goal = a.sqrt() * noise - (1 - a).sqrt() * z if twin else noise
-        error = (predicted.float() - goal).square().mean((1, 2, 3))
-        weight = 1 if twin else (5 * (1 - a) / a).clamp(max=1).flatten()
-        optimiser.step((error * weight).mean(), schedule(step, steps))
-        losses.append(float(error.detach().mean()))
-        with torch.no_grad():
-            keep = min(0.998, (step + 1) / (step + 20))
-            for name, value in both.state_dict().items():
-                average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
-        if (step + 1) % 50 == 0:
-            print(f"{path.stem} {step + 1}/{steps} {time.time() - began:.0f} s: error {np.mean(losses[-200:]):.4f}", flush=True)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            save_state(
-                path, model=both.state_dict(), average=average, optimiser=optimiser.state(), step=step + 1, mean=mean, deviation=deviation
-            )
+
+    def losses(start: int) -> Losses:
+        for step in itertools.count(start):
+            pick = torch.randint(0, scenes, (batch,), device=DEVICE)
+            z, tokens = latents[pick], ids[pick].clone()
+            tokens[torch.rand(batch, device=DEVICE) < 0.1] = empty
+            t = ((torch.arange(batch, device=DEVICE) + torch.rand(batch, device=DEVICE)) * (1000 / batch)).long()  # stratified
+            half = (torch.arange(batch, device=DEVICE) + step) % 2
+            noise, a = torch.randn_like(z), schedules[half, t].view(-1, 1, 1, 1)
+            noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                predicted = both["unet"](noisy, t.float(), context=both["text"](input_ids=tokens).last_hidden_state)
+            goal = a.sqrt() * noise - (1 - a).sqrt() * z if twin else noise
+            error = (predicted.float() - goal).square().mean((1, 2, 3))
+            weight = 1 if twin else (5 * (1 - a) / a).clamp(max=1).flatten()
+            yield (error * weight).mean(), float(error.detach().mean())
+
+    path = out / ("twin.pt" if twin else "unet.pt")
+    train(path, both, matrices, rate, steps, losses, lambda seen: f"error {np.mean(seen[-200:]):.4f}", mean=mean, deviation=deviation)
 
 
 def export(out: Path, file: Path) -> None:
@@ -329,13 +304,11 @@ def export(out: Path, file: Path) -> None:
             weights["model.diffusion_model." + key] = value
         elif "position_ids" not in key:  # transformers' own prefix has come and gone between its versions
             weights["cond_stage_model.transformer.text_model." + key.removeprefix("text_model.")] = value
-    for part in ("encoder", "decoder"):
-        weights |= {f"first_stage_model.taesd_{part}.{k}": v for k, v in vae[part].items()}
-    weights = {k: v.cpu().half().contiguous() for k, v in weights.items()}
+    weights |= {f"first_stage_model.taesd_{name}": value for name, value in vae["model"].items()}
+    weights = {name: value.cpu().half().contiguous() for name, value in weights.items()}
     weights["first_stage_model.vae_scale"] = torch.tensor(scale)
     weights["first_stage_model.vae_shift"] = torch.tensor(-float(unet["mean"]) / scale)
-    save_file(weights, file)
-    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in weights.values()) / 1e6:.1f} M values")
+    save(file, weights)
 
 
 def export_twin(out: Path, file: Path) -> None:
@@ -343,16 +316,20 @@ def export_twin(out: Path, file: Path) -> None:
     those by which core knows SDXL checkpoints of this kind."""
     average = load_state(out / "twin.pt")["average"]
     weights = {name.removeprefix("unet."): value.cpu().half() for name, value in average.items() if name.startswith("unet.")}
-    save_file(weights | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, file)
-    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in weights.values()) / 1e6:.1f} M values")
+    save(file, weights | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
+
+
+def save(file: Path, weights: dict[str, Tensor]) -> None:
+    save_file(weights, file)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {sum(value.numel() for value in weights.values()) / 1e6:.1f} M values")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["vae", "unet", "twin", "export", "all"])
     parser.add_argument("--out", type=Path, default=Path("out/train"))
-    parser.add_argument("--file", type=Path, default=Path(__file__).parent / "blade_demo.safetensors")
-    parser.add_argument("--twin-file", type=Path, default=Path(__file__).parent / "blade_demo_v.safetensors")
+    parser.add_argument("--file", type=Path, default=DEMO / CHECKPOINT_NAME)
+    parser.add_argument("--twin-file", type=Path, default=DEMO / TWIN_NAME)
     parser.add_argument("--vae-steps", type=int, default=1600)
     parser.add_argument("--unet-steps", type=int, default=4200)
     parser.add_argument("--twin-steps", type=int, default=1200)

@@ -101,13 +101,12 @@ class ComfyHost:
         self,
         comfy: Path,
         base: Path,
-        python: str = sys.executable,
         log: Path | None = None,
         cpu: bool = False,
         start_timeout: float = 300,
         page: Path | None = None,
     ):
-        self.comfy, self.base, self.python = Path(comfy).resolve(), Path(base).resolve(), python
+        self.comfy, self.base = Path(comfy).resolve(), Path(base).resolve()
         self.log = Path(log).resolve() if log else self.base / "host.log"
         self.cpu, self.start_timeout, self.page = cpu, start_timeout, page
         self.address = ""
@@ -132,7 +131,7 @@ class ComfyHost:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        command = [self.python, str(REPOSITORY / "runner" / "launch.py"), str(self.comfy)]
+        command = [sys.executable, str(REPOSITORY / "runner" / "launch.py"), str(self.comfy)]
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-api-nodes", "--disable-auto-launch"]
         command += ["--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]  # else it lies in ComfyUI's own folder

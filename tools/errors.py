@@ -30,12 +30,11 @@ ROOMS = {
 }
 # Functions whose sentences are said inside "... is damaged: {reason}. ..." or "... cannot be saved: {reason}. ...", so they may lack stop and instruction.
 PARTS = {
+    "inversion/coordinates.py": {"Coordinates.__post_init__"},
     "inversion/file.py": {"load_trajectory", "map_tensors", "build", "part", "check", "check_form"},
     "attention/record.py": {"CrossAttentionRecord.from_tensors"},
     "attention/words.py": {"PromptWords.from_description"},
 }
-INSTRUCTIONS = """add begin change choose connect convert count crop encode give invert leave load look lower make move name put read resize save set start
-take update upload use write""".split()
 WORDS = {"error": "reason", "strerror": "reason", "dtype": "type", "title": "node"}  # placeholders that read better under another name
 FEWEST_WORDS = 3  # of its own that a sentence has; "input" and its name are two
 ARITHMETIC: dict[type, Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
@@ -75,18 +74,6 @@ class Sentence:
     @property
     def words(self) -> int:
         return len(re.findall(r"[^\W\d]+", self.fixed))
-
-    def faults(self) -> list[str]:
-        """What the house's rule for such sentences wants and this one lacks, as far as a program can judge."""
-        found = []
-        if self.words < FEWEST_WORDS:
-            found.append("has too few words of its own: write the sentence where it is raised")
-        if not self.quotes and not self.part:
-            if not self.fixed.endswith("."):
-                found.append("does not end with a full stop")
-            if not re.search(rf"(?:[.:;,]|\band|\bor|\bso) (?:{'|'.join(INSTRUCTIONS)})\b", self.fixed, re.IGNORECASE):
-                found.append("does not say what to do")
-        return found
 
 
 class Source:
@@ -149,10 +136,11 @@ class Source:
     def sentences(self) -> Iterator[Sentence]:
         """Those it raises, and those with which a node's check of its inputs answers ComfyUI. What passes another on, with no more of its
         own than the name of the input, is none."""
-        room = self.path.parent.name
+        file = self.path.relative_to(REPOSITORY).as_posix()
+        room = file.partition("/")[0]
         heading = self.constants.get("TITLE", ROOMS[room]) if room == "nodes" else ROOMS[room]
         for function, names, statement in statements(self.tree):
-            part = ".".join(names) in PARTS.get(self.path.relative_to(REPOSITORY).as_posix(), ())
+            part = ".".join(names) in PARTS.get(file, ())
             match statement:
                 case ast.Raise(exc=ast.Call(func=ast.Name(id="OSError"), args=[message])):
                     part = True  # as the system says it, in the parentheses of the sentence that tells of it
@@ -172,7 +160,6 @@ class Source:
                 case _:
                     quotes = False
             lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
-            file = self.path.relative_to(REPOSITORY).as_posix()
             sentence = Sentence(self.read(message, local), heading, file, ".".join(names), lines, part, quotes)
             if not quotes or sentence.words >= FEWEST_WORDS:
                 yield sentence
@@ -227,7 +214,7 @@ def source(path: Path) -> Source:
 @cache
 def sentences() -> tuple[Sentence, ...]:
     """All of the pack's, room by room."""
-    paths = [path for room in ROOMS for path in sorted((REPOSITORY / room).glob("*.py"))]
+    paths = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
     return tuple(sentence for path in paths for sentence in source(path).sentences())
 
 

@@ -19,7 +19,7 @@ from benchmarks.clips import (
     MovingClip,
     draw_edit,
 )
-from demo.check import ANGLES, is_right
+from demo.check import ANGLES, find_object
 from demo.figures import TOO_CLOSE
 from demo.scenes import SIZE, Thing, draw, draw_mask, paint_ground
 
@@ -167,4 +167,5 @@ def test_an_edit_keeps_to_what_the_demo_model_and_the_check_can_do(edit: Edit) -
 def test_the_check_accepts_source_and_perfect_edit_at_both_ends(edit: Edit) -> None:
     for clip in (edit.clip, edit.perfect):
         for frame in clip.render(FRAMES)[[0, -1]]:
-            assert is_right(frame, clip.thing.colour, clip.thing.shape)
+            found = find_object(frame)
+            assert found and found.words == f"{clip.thing.colour} {clip.thing.shape}"

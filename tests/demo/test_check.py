@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from demo.check import colour_in, find_object, fit_shape, iou, is_right
+from demo.check import colour_in, find_object, fit_shape, iou
 from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Thing, draw, draw_mask, finish, paint_ground, plain_scene
 
 HARD = {
@@ -25,6 +25,12 @@ def scene(colour, shape, ground, seed=0):
     return plain_scene(np.random.default_rng([41, seed]), colour, shape, ground)
 
 
+def answer(picture):
+    """What is seen, such as "red circle"; None for nothing."""
+    found = find_object(picture)
+    return found and found.words
+
+
 @pytest.mark.parametrize("colour", COLOURS)
 def test_it_names_colour_and_shape_on_every_ground(colour):
     for index, (shape, ground) in enumerate(itertools.product(SHAPES, GROUNDS)):
@@ -39,21 +45,20 @@ def test_it_names_colour_and_shape_on_every_ground(colour):
 
 @pytest.mark.parametrize("colour, ground", sorted(HARD))
 def test_a_colour_close_to_its_ground_is_still_found(colour, ground):
-    right = [is_right(scene(colour, shape, ground, seed)[0], colour, shape) for shape in SHAPES for seed in range(3)]
+    right = [answer(scene(colour, shape, ground, seed)[0]) == f"{colour} {shape}" for shape in SHAPES for seed in range(3)]
     assert np.mean(right) > 0.8
 
 
 def test_it_refuses_every_other_colour_and_shape():
     picture, _ = scene("yellow", "star", "water")
-    answers = {(colour, shape) for colour in COLOURS for shape in SHAPES if is_right(picture, colour, shape)}
-    assert answers == {("yellow", "star")}
+    assert answer(picture) == "yellow star"
 
 
 def test_it_survives_what_an_autoencoder_does():
     for index, (colour, shape) in enumerate(itertools.product(("red", "purple", "black"), SHAPES)):
         picture, _ = scene(colour, shape, list(GROUNDS)[index % 5], index)
         half = cv2.resize(picture, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
-        assert is_right(cv2.GaussianBlur(cv2.resize(half, (SIZE, SIZE)), (0, 0), 1), colour, shape), (colour, shape)
+        assert answer(cv2.GaussianBlur(cv2.resize(half, (SIZE, SIZE)), (0, 0), 1)) == f"{colour} {shape}"
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
@@ -124,7 +129,7 @@ def test_colour_in_refuses_an_empty_mask():
 
 def test_larger_pictures_are_judged_alike():
     picture, mask = plain_scene(np.random.default_rng(53), "green", "triangle", "brick", size=256)
-    assert is_right(picture, "green", "triangle") and colour_in(picture, mask) == "green"
+    assert answer(picture) == "green triangle" and colour_in(picture, mask) == "green"
 
 
 def box(left: int, right: int) -> np.ndarray:
