@@ -17,7 +17,7 @@ class MaskRule:
     """How heat becomes a mask. What needs the clip's frames is left out where there are none.
 
     threshold: one of masks.THRESHOLDS; fixed: its value for "fixed". edges: whether the outline follows edges of colours. smoothing: frames
-    to either side that a frame agrees with. objects: how many of the largest connected things stay, 0 all. holes: whether to fill them.
+    to either side that a frame agrees with. objects: how many of the largest connected components stay, 0 all. holes: whether to fill them.
     grow: pixels. blur: sigma in pixels. matte: one of masks.MATTES, for the artist's matte."""
 
     threshold: str = HALF_HEIGHT
@@ -48,8 +48,8 @@ def draw_mask(
         return torch.zeros_like(warmth), 1.0
     if frames is not None and not rule.edges:
         warmth = along_motion(frames, warmth, rule.smoothing, tick)
-    threshold, reached = find_thresholds(histogram(counted), rule.threshold, rule.fixed)
-    mask = inside(warmth, threshold, reached)
+    threshold, high = find_thresholds(histogram(counted), rule.threshold, rule.fixed)
+    mask = inside(warmth, threshold, high)
     if frames is not None and rule.edges:
         mask = along_motion(frames, cut_along_edges(frames, warmth, mask, threshold, tick), rule.smoothing, tick)
         mask = (1.5 * mask - 0.25).clamp(0, 1)  # soft at the outline only: what one frame alone sees or misses is outvoted

@@ -44,13 +44,13 @@ def half_height(counts: np.ndarray) -> float:
 
 def quantile(counts: np.ndarray, share: float) -> float:
     """The quantile of whole numbers of which counts[n] are n, linear between neighbours as numpy's."""
-    place = (counts.sum() - 1) * share
-    low, high = np.searchsorted(np.cumsum(counts), [np.floor(place), np.ceil(place)], side="right")
-    return float(low + (high - low) * (place % 1))
+    position = (counts.sum() - 1) * share
+    low, high = np.searchsorted(np.cumsum(counts), [np.floor(position), np.ceil(position)], side="right")
+    return float(low + (high - low) * (position % 1))
 
 
 def inside(heat: Tensor, low: float, high: float = 0.0) -> Tensor:
-    """Where heat exceeds `low`, in connected things that somewhere exceed `high`. [frames, height, width] to the same, 0 and 1."""
+    """Where heat exceeds `low`, in connected components that somewhere exceed `high`. [frames, height, width] to the same, 0 and 1."""
     if high <= low:
         return (heat > low).float()
     kept = []
@@ -61,7 +61,7 @@ def inside(heat: Tensor, low: float, high: float = 0.0) -> Tensor:
 
 
 def keep_largest(mask: Tensor, count: int) -> Tensor:
-    """The `count` largest connected things of each frame; 0 keeps all. [frames, height, width]"""
+    """The `count` largest connected components of each frame; 0 keeps all. [frames, height, width]"""
     if not count:
         return mask
     kept = []
@@ -103,7 +103,7 @@ def blur_mask(mask: Tensor, sigma: float) -> Tensor:
 
 
 def fade_out(mask: Tensor, pixels: float) -> Tensor:
-    """Lets a mask fade outwards, so that thin things stay whole. [frames, height, width] in 0..1
+    """Lets a mask fade outwards, so that thin objects stay whole. [frames, height, width] in 0..1
 
     As it was wherever it is 1; exactly 0 wherever it is 0 and all of it above 0.5 is at least so many pixels away."""
     if not pixels:

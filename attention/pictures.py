@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..video.pictures import masked, outlined, to_bytes
+from ..video.pictures import masked, outlined, picked, to_bytes
 from .heat import WordsHeat, level_heat
 from .record import CrossAttentionRecord
 from .words import Phrase
 
 WHITE = (255, 255, 255)
 LINE = 16  # pixels of height of a line of text
-STRIP_LEVELS = 10
+STRIP_LEVELS = 10  # that a strip shows at the most
 
 
 def paint_heat(heat: Tensor) -> np.ndarray:
@@ -58,7 +58,7 @@ def contour_pictures(frames: Tensor, mask: Tensor) -> Tensor:
 def step_strip(record: CrossAttentionRecord, phrases: Sequence[Phrase], height: int, width: int) -> Tensor:
     """Heat by noise level, from clip to noise, a row for each phrase, of the frame in the middle of the clip. IMAGE of one picture."""
     columns = []
-    for level in strip_places(len(record.sigmas)):
+    for level in picked(len(record.sigmas), STRIP_LEVELS):
         heat = level_heat(record, level, phrases, height, width)
         middle = len(heat) // 2
         each = heat.of_phrases(slice(middle, middle + 1))[:, 0]
@@ -70,15 +70,10 @@ def step_strip(record: CrossAttentionRecord, phrases: Sequence[Phrase], height: 
 def mask_strip(masks: Sequence[Tensor], sigmas: Sequence[float], height: int, width: int) -> Tensor:
     """One frame's mask by sampling step, from noise to clip. masks: [h, w] each, latent cells in 0..1. IMAGE of one picture."""
     columns = []
-    for step in strip_places(len(masks)):
+    for step in picked(len(masks), STRIP_LEVELS):
         cells = cv2.resize(masks[step].cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
         columns.append(titled(np.repeat((255 * cells[..., None]).astype(np.uint8), 3, -1), f"sigma {sigmas[step]:.3g}"))
     return to_image([np.concatenate(columns, 1)])
-
-
-def strip_places(count: int) -> list[int]:
-    """Which of so many levels a strip shows."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(STRIP_LEVELS, count))})
 
 
 def name(phrase: Phrase) -> str:

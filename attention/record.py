@@ -19,11 +19,11 @@ from .words import PromptWords
 Size = tuple[int, int]
 Maps = dict[Size, Tensor]
 SPREAD = "spread "  # before the names of such tensors
-MOST_SPREAD = 512  # cells: beyond, what waits for the maps would show in the peak of memory, and the time fourfold
+MOST_SPREAD = 512  # positions: beyond, what waits for the maps would show in the peak of memory, and the time fourfold
 
 
 def recorded_sizes(height: int, width: int) -> frozenset[Size]:
-    """Which attention resolutions to keep for a latent of this size: those of 180 to 1,300 cells.
+    """Which attention resolutions to keep for a latent of this size: those of 180 to 1,300 positions.
 
     At 512 px with SD1.5 that is 32x32 and 16x16. Finer maps are noisy and large, coarser ones poor (FreeMask, section 3).
     A latent too small for the rule keeps its finest resolution."""
@@ -37,7 +37,7 @@ def recorded_sizes(height: int, width: int) -> frozenset[Size]:
 def token_maps(q: Tensor, k: Tensor, heads: int, columns: Tensor) -> Tensor:
     """Softmax cross-attention of the chosen columns, averaged over heads; a repeated context's copies are summed.
 
-    q: [frames, cells, heads * dim]; k: [frames, context, heads * dim]; columns: [copies, tokens]. Returns [frames, tokens, cells] fp32.
+    q: [frames, positions, heads * dim]; k: [frames, context, heads * dim]; columns: [copies, tokens]. Returns [frames, tokens, positions] fp32.
     The softmax runs over the whole context; only the wanted columns are ever exponentiated and kept."""
     out = q.new_zeros((len(q), columns.shape[1], q.shape[1]), dtype=torch.float32)
     for frame in range(len(q)):  # one frame at a time bounds the memory of the full logits
@@ -51,10 +51,10 @@ def token_maps(q: Tensor, k: Tensor, heads: int, columns: Tensor) -> Tensor:
 
 
 def spread_maps(q: Tensor, k: Tensor, heads: int, maps: Tensor) -> Tensor:
-    """What each cell's self-attention sees of some maps: A @ maps, averaged over heads, without ever holding A.
+    """Maps spread along self-attention: A @ maps, averaged over heads, without ever holding A.
 
-    q, k: of the self-attention, [frames, cells, heads * dim]; maps: [frames, tokens, cells] fp32. Returns the same shape and type.
-    Cells of one thing attend to each other, so its map fills up and ends at its outline (affinity; paper silent, after DiffSeg, Tian et al.
+    q, k: of the self-attention, [frames, positions, heads * dim]; maps: [frames, tokens, positions] fp32. Returns the same shape and type.
+    Positions of one object attend to each other, so its map fills up and ends at its outline (affinity; paper silent, after DiffSeg, Tian et al.
     2023, and its kin, who store A)."""
     dim, out = q.shape[-1] // heads, torch.empty_like(maps)
     for frame in range(len(q)):
@@ -67,7 +67,7 @@ def spread_maps(q: Tensor, k: Tensor, heads: int, maps: Tensor) -> Tensor:
 
 
 def clear(sigma: float, coordinates: Coordinates = EPS) -> bool:
-    """Whether a level is among those with little noise, a fifth of SD's, at which maps are spread: there cells know best what belongs together,
+    """Whether a level is among those with little noise, a fifth of SD's, at which maps are spread: there self-attention knows best what belongs together,
     and at all levels it would cost five times as much and gain nothing."""
     return coordinates.share(sigma) >= 0.8
 
@@ -76,8 +76,8 @@ def clear(sigma: float, coordinates: Coordinates = EPS) -> bool:
 class LevelMaps:
     """What a recorder saw at one noise level: per resolution [frames, tokens, h, w], fp16, averaged over heads and layers.
 
-    maps: the cross-attention itself. spread: the same, carried along the layers' self-attention (`spread_maps`), at resolutions of up to
-    MOST_SPREAD cells; None where there are none, and at levels that are not `clear`."""
+    maps: the cross-attention itself. spread: the same, spread along the layers' self-attention (`spread_maps`), at resolutions of up to
+    MOST_SPREAD positions; None where there are none, and at levels that are not `clear`."""
 
     sigma: float
     maps: Maps
@@ -213,7 +213,7 @@ class MapRecorder:
 
     def watches(self, q: Tensor, size: Size, sigma: float) -> bool:
         """Whether a layer is looked at: not at other noise levels (a solver's corrector calls), at other resolutions, and where another patch
-        has changed the number of cells (HyperTile, token merging)."""
+        has changed the number of positions (HyperTile, token merging)."""
         at_this_level = self.sigma is not None and abs(sigma - self.sigma) <= 1e-6 * self.sigma
         return at_this_level and size in self.sizes and q.shape[1] == size[0] * size[1] and bool(self.words.columns)
 
@@ -228,7 +228,7 @@ class MapRecorder:
             self.before[threading.get_ident()] = size, tuple(clip), q, k, heads
 
     def add(self, q: Tensor, k: Tensor, heads: int, size: Size, sigma: float, clip: Sequence[int]) -> None:
-        """q: [rows, cells, heads * dim] of the recorded prompt's rows only; k likewise; clip: which frame of the clip each row is.
+        """q: [rows, positions, heads * dim] of the recorded prompt's rows only; k likewise; clip: which frame of the clip each row is.
 
         Ignored where `watches` says so, and where another patch has changed the number of columns (prompt injection)."""
         before = self.before.pop(threading.get_ident(), None)

@@ -1,4 +1,4 @@
-"""What the clip's own pixels say of a mask: where colours have their edges, and where things move."""
+"""What the clip's own pixels say of a mask: where colours have their edges, and where objects move."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def cut_along_edges(frames: Tensor, heat: Tensor, mask: Tensor, threshold: float
     """A mask that the heat has drawn, with its outline moved to where colours have their edges.
 
     frames: RGB [frames, height, width, 3] in 0..1; heat, mask: [frames, height, width] in 0..1, the mask being where the heat exceeds about
-    the threshold; returns 0 and 1 in the mask's shape. tick is called after each frame. GrabCut (Rother et al. 2004) in OpenCV, told by
-    the heat what is surely in and surely out; paper silent."""
+    the threshold; returns 0 and 1 in the mask's shape. tick is called after each frame. GrabCut (Rother et al. 2004) in OpenCV, to
+    which the heat says what is surely in and surely out; paper silent."""
     masks = []
     for picture, warmth, drawn in zip(frames, heat.numpy(), mask.numpy(), strict=True):
         masks.append(cut_frame(to_bgr(picture), warmth, drawn > 0.5, threshold))
@@ -65,7 +65,7 @@ def box_around(where: np.ndarray) -> tuple[slice, slice]:
 
 
 def along_motion(frames: Tensor, values: Tensor, passes: int, tick: Tick = lambda: None) -> Tensor:
-    """Heat or mask in agreement with its neighbours, each carried along the clip's optical flow; reaches `passes` frames to either side.
+    """Heat or mask in agreement with its neighbours, each warped along the clip's optical flow; `passes` frames to either side have a say.
 
     frames: RGB [frames, height, width, 3] in 0..1; values: [frames, height, width]; returns the same. Both neighbours count alike, so
     nothing lags. A neighbour's pixel counts by how much its colour agrees: what was hidden there, or where the flow is wrong, does not.
@@ -86,19 +86,19 @@ def along_motion(frames: Tensor, values: Tensor, passes: int, tick: Tick = lambd
     return found
 
 
-Neighbour = tuple[int, np.ndarray, np.ndarray]  # its number, the places there of this frame's pixels, and how much each of those counts
+Neighbour = tuple[int, np.ndarray, np.ndarray]  # its number, where this frame's pixels lie in it, and how much each of those counts
 
 
 def agreed(values: list[np.ndarray], frame: int, near: list[Neighbour]) -> np.ndarray:
     total, weight = values[frame].copy(), np.ones_like(values[frame])
-    for other, places, share in near:
-        total += share * carried(values[other], places)
+    for other, coords, share in near:
+        total += share * warp(values[other], coords)
         weight += share
     return total / weight
 
 
 def neighbours(frames: Tensor) -> list[list[Neighbour]]:
-    """Of each frame the one before and the one after it, with places [height, width, 2] in pixels (x, y)."""
+    """Of each frame the one before and the one after it, with the coordinates there of its pixels, [height, width, 2] as (x, y)."""
     pictures = [to_bgr(picture) for picture in frames]
     greys = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in pictures]
     height, width = greys[0].shape
@@ -106,15 +106,15 @@ def neighbours(frames: Tensor) -> list[list[Neighbour]]:
     found: list[list[Neighbour]] = [[] for _ in pictures]
     for first in range(len(pictures) - 1):
         for here, there in ((first, first + 1), (first + 1, first)):
-            places = pixels + optical_flow(greys[here], greys[there])
-            apart = np.abs(carried(pictures[there].astype(np.float32), places) - pictures[here]).mean(-1) / 255
-            found[here].append((there, places, 0.5 * np.exp(-((apart / SAME) ** 2))))
+            coords = pixels + optical_flow(greys[here], greys[there])
+            apart = np.abs(warp(pictures[there].astype(np.float32), coords) - pictures[here]).mean(-1) / 255
+            found[here].append((there, coords, 0.5 * np.exp(-((apart / SAME) ** 2))))
     return found
 
 
-def carried(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A picture's values at places in pixels, (x, y). [height, width, ...]"""
-    return cv2.remap(picture, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def warp(picture: np.ndarray, coords: np.ndarray) -> np.ndarray:
+    """A picture's values at coordinates in pixels, (x, y). [height, width, ...]"""
+    return cv2.remap(picture, coords[..., 0], coords[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def to_bgr(picture: Tensor) -> np.ndarray:

@@ -258,14 +258,14 @@ def part_symbols(pieces: list[tuple[str, int]]) -> list[Word]:
     whole = decode(spelled)
     if len(whole.encode()) != len(spelled):  # no spelling of bytes
         return [Word(whole, tuple(column for _, column in pieces))]
-    characters = {len(whole[:place].encode()): place for place in range(1, len(whole))}  # by their first byte: a token may end inside one
+    characters = {len(whole[:index].encode()): index for index in range(1, len(whole))}  # by their first byte: a token may end inside one
     words, begin, byte = list[Word](), 0, 0
     columns: list[int] = []
     for piece, column in pieces:
-        place = characters.get(byte, 0)
-        if place and is_parted(whole[place - 1], whole[place]):
-            words.append(Word(whole[begin:place], tuple(columns)))
-            begin, columns = place, []
+        index = characters.get(byte, 0)
+        if index and is_parted(whole[index - 1], whole[index]):
+            words.append(Word(whole[begin:index], tuple(columns)))
+            begin, columns = index, []
         columns.append(column)
         byte += len(piece)
     return [*words, Word(whole[begin:], tuple(columns))]
@@ -300,6 +300,6 @@ def changed_columns(source: PromptWords, target: PromptWords) -> tuple[tuple[int
         raise ValueError(
             f"source and target prompt have the same words ({quoted(source.text)}), so no word says what to edit. Change the target prompt, or connect a mask."
         )
-    if any(spelling(word.text) for word in (*from_source, *from_target)):  # a comma that went with a word is no place to edit
+    if any(spelling(word.text) for word in (*from_source, *from_target)):  # a comma that went with a word does not say where to edit
         from_source, from_target = ([word for word in words if spelling(word.text)] for words in (from_source, from_target))
     return tuple(c for word in from_source for c in word.columns), tuple(c for word in from_target for c in word.columns)

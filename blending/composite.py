@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..attention.masks import fade_out, grow_mask
+from ..inversion.grid import Grid
 
 ALPHA, POISSON = METHODS = ("alpha", "poisson")
-CELL = 8  # pixels a side that a VAE's cell covers: core's VAE Encode crops to whole ones
 RING = 32  # pixels around the mask in which source and edit are compared
 ROUNDS = 10  # of the fit; it moves by less than a tenth of a grey level after the fifth
-TUKEY = 4.685  # times the spread: a pixel farther off than this is an edit, not a shift (95 % efficient on Gaussian noise)
+TUKEY = 4.685  # times the scale: a pixel farther off than this is an edit, not a shift (95 % efficient on Gaussian noise)
 PRIOR = 8  # pixels that say "no shift": a ring of hardly any pixels corrects hardly anything
 ERODED = 3  # pixels that OpenCV's seamlessClone takes from every mask before it uses it
 Tick = Callable[[], None]
@@ -35,7 +35,7 @@ def composite(
 
     source: [frames, H, W, 3] in 0..1. edited: [frames, h, w, 3], the same size or what `window` allows. mask: [frames or 1, h, w] in
     0..1. grow, feather: pixels, by which the mask is widened and over which it then fades out (masks.fade_out). colour_match: 0..1, how much of the colour shift around the mask is taken from the edit,
-    see `colour_shift`. method: "alpha" mixes, "poisson" carries the edit's gradients into the source's colours.
+    see `colour_shift`. method: "alpha" mixes, "poisson" sets the edit's gradients into the source's colours.
     Where the used mask is 0, and where there is no edit, the source bit for bit; with "alpha" where it is 1, the corrected edit.
     tick is called after each frame. Raises ValueError for an edit of another size. Paper silent."""
     rows, columns = window(source.shape[1:3], edited.shape[1:3])
@@ -61,9 +61,10 @@ def composite(
 
 def window(size: tuple[int, ...], kept: tuple[int, ...]) -> tuple[slice, slice]:
     """Where in frames of `size` an edit of size `kept` lies, both (height, width): everywhere, or where core's VAE Encode crops sides
-    to multiples of 8, in the middle. Raises ValueError for any other size."""
+    to whole cells, in the middle. Raises ValueError for any other size."""
+    cell = Grid().cell
     for side, left in zip(size, kept, strict=True):
-        if left not in (side, side // CELL * CELL):
+        if left not in (side, side // cell * cell):
             raise ValueError(
                 f"it is {kept[1]}x{kept[0]} pixels, but source is {size[1]}x{size[0]}. Connect as source the frames that were encoded, "
                 "or resize one of the two."
@@ -77,21 +78,21 @@ def colour_shift(source: np.ndarray, edited: np.ndarray, mask: np.ndarray) -> np
 
     source, edited: [height, width, 3]; mask: [height, width], above 0 where the edit shows. A plane for each channel, fitted to source - edited
     over the RING pixels around the mask, where both show the same ground; Tukey's biweight leaves out what was edited there too. A plane is
-    steady from frame to frame, and reaches under the object without taking its colour from the ring's texture; it ends at the ring's own extremes."""
+    steady from frame to frame, and continues under the object without taking its colour from the ring's texture; it ends at the ring's own extremes."""
     distance = cv2.distanceTransform((mask <= 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     y, x = np.nonzero((distance > 0) & (distance <= RING))
     if not len(y):
         return np.zeros_like(edited)
     apart = source[y, x].astype(np.float64) - edited[y, x]
-    middle, reach = (y.mean(), x.mean()), (max(y.std(), 1), max(x.std(), 1))
-    axes = [(np.arange(side) - at) / scale for side, at, scale in zip(mask.shape, middle, reach, strict=True)]
+    centre, deviation = (y.mean(), x.mean()), (max(y.std(), 1), max(x.std(), 1))
+    axes = [(np.arange(side) - middle) / by for side, middle, by in zip(mask.shape, centre, deviation, strict=True)]
     terms = np.stack([np.ones(len(y)), axes[0][y], axes[1][x]], 1)
     plane = np.zeros((3, 3))  # terms x channels
     plane[0] = np.median(apart, 0)
     for _ in range(ROUNDS):
         left = apart - terms @ plane
-        spread = 1.4826 * np.median(np.abs(left), 0) + 1e-4  # the deviation of Gaussian noise, and never 0
-        weight = np.clip(1 - ((left / spread) ** 2).mean(1, keepdims=True) / TUKEY**2, 0, 1) ** 2
+        scale = 1.4826 * np.median(np.abs(left), 0) + 1e-4  # the deviation of Gaussian noise, and never 0
+        weight = np.clip(1 - ((left / scale) ** 2).mean(1, keepdims=True) / TUKEY**2, 0, 1) ** 2
         plane = np.linalg.solve(terms.T @ (weight * terms) + PRIOR * np.eye(3), terms.T @ (weight * apart))
     at_ring = terms @ plane
     field = plane[0] + axes[0][:, None, None] * plane[1] + axes[1][None, :, None] * plane[2]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-REACH = 8  # frames to either side that have a say
+RADIUS = 8  # frames to either side that have a say
 FIT = 4  # frames to either side over which a motion counts as straight
 
 
@@ -43,10 +43,10 @@ def steady(places: Tensor) -> Tensor:
 
 
 class Consensus:
-    """Moves each frame's denoised latent towards the mean of its neighbours', each carried to where the object is in this frame.
+    """Moves each frame's denoised latent towards the mean of its neighbours', each warped to where the object is in this frame.
 
     places: [frames, 3] as `object_places` gives them. amount: 0 leaves each frame alone, 1 takes the mean. until: the lowest sigma at
-    which it acts; below, the details are each frame's own, since a cell of 8x8 pixels cannot be carried by less than itself.
+    which it acts; below, the details are each frame's own, since what is finer than a latent cell cannot be warped there.
 
     Paper silent; ours. The idea of agreeing along the motion is FLATTEN's and TokenFlow's, who apply it to attention's features."""
 
@@ -59,20 +59,20 @@ class Consensus:
             return denoised
         places = self.places.to(denoised)
         total, weight = torch.zeros_like(denoised), denoised.new_zeros(len(denoised), 1, 1, 1)
-        reach = min(REACH, len(denoised) - 1)
-        for offset in range(-reach, reach + 1):
+        radius = min(RADIUS, len(denoised) - 1)
+        for offset in range(-radius, radius + 1):
             here = torch.arange(max(0, -offset), min(len(denoised), len(denoised) - offset), device=denoised.device)
             here = here[(places[here] + places[here + offset]).isfinite().all(1)]
             if not len(here):
                 continue
-            share = 1 - abs(offset) / (REACH + 1)
-            total[here] += share * carried(denoised[here + offset], places[here], places[here + offset])
+            share = 1 - abs(offset) / (RADIUS + 1)
+            total[here] += share * warp(denoised[here + offset], places[here], places[here + offset])
             weight[here] += share
         mean = torch.where(weight > 0, total / weight.clamp(min=1e-6), denoised)
         return torch.lerp(denoised, mean, self.amount)
 
 
-def carried(latents: Tensor, here: Tensor, there: Tensor) -> Tensor:
+def warp(latents: Tensor, here: Tensor, there: Tensor) -> Tensor:
     """Latents [n, channels, h, w] of frames whose object is `there`, moved and scaled so that it is `here`. Places: [n, 3]"""
     scale = there[:, 2] / here[:, 2]
     shift = there[:, :2] - scale[:, None] * here[:, :2]

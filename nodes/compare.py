@@ -12,13 +12,15 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host.job import frame_ticks
+from ..inversion.grid import Grid
 from ..video.pictures import Panels, contact_sheet, in_cell, panels, picked, side_by_side, to_bytes, to_fit
 from ..video.save import check_fps, save_video
 from ..video.whole import Unwritable
-from .common import CATEGORY, CELL, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
+from .common import CATEGORY, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
 from .inputs import check_pictures, fps_input
 
 TITLE = "Compare (BLADE)"
+CELL = Grid().cell  # of a mask in latent cells
 
 
 class Compare(io.ComfyNode):
@@ -34,7 +36,7 @@ class Compare(io.ComfyNode):
                 edited_input(),
                 source_input(),
                 fps_input(),
-                io.Int.Input("rows", default=4, min=1, max=64, tooltip="Rows of the sheet. Its frames are spread evenly over the clip."),
+                io.Int.Input("rows", default=4, min=1, max=64, tooltip="Rows of the sheet. Its frames are evenly spaced over the clip."),
                 io.Int.Input("columns", default=1, min=1, max=16, tooltip="Frames in each row of the sheet."),
                 io.Int.Input(
                     "longest_side",

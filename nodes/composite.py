@@ -48,8 +48,8 @@ class PixelComposite(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default=ALPHA,
-                    tooltip="alpha: mixes by the mask, and keeps the edit's colours. poisson (OpenCV's seamlessClone, 8 bits): carries the object's edges "
-                    "into the surroundings' colours. Good where the surroundings have one colour; it changes the object's colour, which defeats "
+                    tooltip="alpha: mixes by the mask, and keeps the edit's colours. poisson (OpenCV's seamlessClone, 8 bits): keeps the object's gradients "
+                    "and takes on the surroundings' colours. Good where the surroundings have one colour; it changes the object's colour, which defeats "
                     "a colour edit.",
                 ),
             ],
@@ -80,15 +80,15 @@ class PixelComposite(io.ComfyNode):
                 raise ValueError(
                     f"it has {len(edited)} frames, but source has {len(source)}. Connect as source the very frames that were encoded."
                 )
-            place = window(source.shape[1:3], edited.shape[1:3])
+            part = window(source.shape[1:3], edited.shape[1:3])
         with naming(TITLE, "mask"):
-            mask, note = mask_of_edit(mask, source, edited.shape[1:3], place)
+            mask, note = mask_of_edit(mask, source, edited.shape[1:3], part)
         frames, used = composite(source, edited, mask, grow, feather, colour_match, method, frame_ticks(len(source)))
         tell(cls, note, empty_note(used.flatten(1).any(1), len(source)))
         return io.NodeOutput(frames, used)
 
 
-def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...], place: tuple[slice, slice]) -> tuple[torch.Tensor, str]:
+def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...], part: tuple[slice, slice]) -> tuple[torch.Tensor, str]:
     """A MASK of the source's or the edit's size, (h, w), as one of the edit's, [frames or 1, h, w] fp32 on the CPU; one of another size is resized to
     the source's, which the sentence tells. Raises ValueError where it does not fit."""
     mask = masks_of(mask)
@@ -96,4 +96,4 @@ def mask_of_edit(mask: torch.Tensor, source: torch.Tensor, size: tuple[int, ...]
     height, width = source.shape[1:3]
     note = "" if mask.shape[1:] == size else resize_note(mask, height, width)
     mask = resized(mask.cpu(), height, width) if note else mask.float().cpu()
-    return (mask if mask.shape[1:] == size else mask[:, place[0], place[1]]), note
+    return (mask if mask.shape[1:] == size else mask[:, part[0], part[1]]), note

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import InputImpl, io
 
-from ..host.vae import decode_chunks, fitting_chunk
+from ..host.vae import decode_chunks, fitting_chunk, grid_of
 from ..video.load import Stretch
 from ..video.save import FFV1, GIF, H264, PRORES, VP9
 from ..video.source import Source
-from .common import CATEGORY, CELL, checked, naming
+from .common import CATEGORY, checked, naming
 from .inputs import chunk_input, samples_to_decode
 from .save_video import GRAPH, audio_input, file_inputs, fit_input, graph_of, write_video
 
@@ -52,12 +52,13 @@ class DecodeVideo(io.ComfyNode):
         fit: tuple[Source, Stretch] | None = None,
     ) -> io.NodeOutput:
         samples = samples_to_decode(TITLE, latent, vae)
-        height, width = samples.shape[-2] * CELL, samples.shape[-1] * CELL
         chunk = chunk_frames or fitting_chunk(vae, "decode", (1, *samples.shape[1:]))
 
         def pictures():
             with naming(TITLE, "vae"):
                 yield from decode_chunks(vae, samples, chunk)
 
-        path, shown = write_video(TITLE, pictures(), (height, width), fps, filename_prefix, format, crf, audio, fit, graph_of(cls.hidden))
+        path, shown = write_video(
+            TITLE, pictures(), grid_of(vae).pixels(samples.shape), fps, filename_prefix, format, crf, audio, fit, graph_of(cls.hidden)
+        )
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)

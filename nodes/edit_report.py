@@ -66,7 +66,7 @@ class EditReport(io.ComfyNode):
 
         with naming(TITLE, "margin"):
             figures = measure(frames(), margin, partial(optical_flow, finest=0), frame_ticks(len(source)))
-        told = dict.fromkeys([*figures.text().splitlines(), *inside.notes])  # both may say that the mask is empty in some frames
-        show_in_node("\n".join(told), cls.hidden.unique_id if cls.hidden else None)
+        lines = dict.fromkeys([*figures.text().splitlines(), *inside.notes])  # both may say that the mask is empty in some frames
+        show_in_node("\n".join(lines), cls.hidden.unique_id if cls.hidden else None)
         image = torch.from_numpy(plot(figures)).float()[None] / 255
         return io.NodeOutput(image, figures.as_json(), ui=ui.PreviewImage(image, cls=cls))

@@ -14,7 +14,7 @@ from ..video.fit import CROP
 from ..video.load import Stretch, decode_frames, load_sound
 from .common import CATEGORY, checked, naming
 from .inputs import chunk_input
-from .load_video import ReadsClip, clip_source, reading, stretch_inputs, stretch_outputs, tell, to_audio, video_input
+from .load_video import ReadsClip, clip_source, reading, show_clip, stretch_inputs, stretch_outputs, to_audio, video_input
 
 TITLE = "Encode Video (BLADE)"
 
@@ -76,7 +76,7 @@ class EncodeVideo(ReadsClip):
             samples = joined(encode_chunks(vae, frames(), chunk, stretch.expected(source)))
         with reading(TITLE, video):
             audio = to_audio(*load_sound(source, stretch, len(samples), check_cancelled))
-        tell(cls, source, len(samples), stretch, audio)
+        show_clip(cls, source, len(samples), stretch, audio)
         return io.NodeOutput({"samples": samples}, stretch.rate(source), audio, len(samples), (source, stretch))
 
 

@@ -31,13 +31,12 @@ class FileInput(io.Combo.Input):
 def file_path(name) -> str:
     """The path of a file or folder by its annotated name: "a.mp4 [output]"; in the input folder without a mark. Whether it is there is not asked.
 
-    Raises ValueError for what is no text, which comes by a link, and for a place outside ComfyUI's output and input folders, links followed."""
+    Raises ValueError for what is no text, which comes by a link, and for a path outside ComfyUI's output and input folders, links followed."""
     if not isinstance(name, str):
         raise ValueError(f"it is {name!r:.80}, which is no text. Connect the name of a file, such as 'clip.mp4'.")
-    place, folder = folder_paths.annotated_filepath(
-        name
-    )  # of core's functions that know the marks, the one that is the same in all versions
-    path = os.path.join(folder or folder_paths.get_input_directory(), place)
+    # of core's functions that know the marks, the one that is the same in all versions
+    relative, folder = folder_paths.annotated_filepath(name)
+    path = os.path.join(folder or folder_paths.get_input_directory(), relative)
     check_inside(path, name)
     return path
 
@@ -75,17 +74,17 @@ def clips_of_folder(folder: str, subfolders: bool = True) -> list[str]:
 
     subfolders: whether what lies in its folders is listed too; of these alone, where not, their pictures."""
     videos, folders = list[str](), list[str]()
-    for place, inner, names in os.walk(folder, followlinks=True):
-        within = "" if place == folder else os.path.relpath(place, folder).replace(os.sep, "/") + "/"
+    for path, inner, names in os.walk(folder, followlinks=True):
+        within = "" if path == folder else os.path.relpath(path, folder).replace(os.sep, "/") + "/"
         if subfolders or not within:
-            paths = ((name, os.path.join(place, name)) for name in names if name.lower().endswith(FILMS + MAY_MOVE))
-            videos += [within + name for name, path in paths if may_be_read(path) and is_film(path)]
+            files = ((name, os.path.join(path, name)) for name in names if name.lower().endswith(FILMS + MAY_MOVE))
+            videos += [within + name for name, file in files if may_be_read(file) and is_film(file)]
         if within and any(name.lower().endswith(PICTURES) for name in names):
             folders.append(within)
-        # no link is followed from a place that a link led to: it might lead round in a circle
-        linked = within and os.path.islink(place)
+        # no link is followed from a folder that a link led to: it might lead round in a circle
+        linked = within and os.path.islink(path)
         deeper = [] if linked or (within and not subfolders) else [name for name in inner if not name.startswith(".")]
-        inner[:] = [name for name in deeper if may_be_read(os.path.join(place, name))]
+        inner[:] = [name for name in deeper if may_be_read(os.path.join(path, name))]
     return sorted(videos, key=by_depth) + sorted(folders, key=by_depth)
 
 

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from ..blending.composite import window
 from ..blending.latent_composite import composite_latents
 from ..host.job import frame_ticks
-from ..host.vae import decode_finite, encode_finite, fitting_chunk
-from .common import CATEGORY, CELL, checked, empty_note, naming, tell
+from ..host.vae import decode_finite, encode_finite, fitting_chunk, grid_of
+from .common import CATEGORY, checked, empty_note, naming, tell
 from .composite import mask_of_edit
 from .inputs import check_pictures, chunk_input, composite_inputs, samples_to_decode
 
@@ -29,7 +29,7 @@ class LatentComposite(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent", tooltip="The edited clip, from Blended Sampler."),
                 io.Vae.Input("vae", tooltip="The VAE that encoded the clip."),
-                *composite_inputs("Higher leaves the new thing whole where it reaches past the mask, lower keeps more of the ground."),
+                *composite_inputs("Higher leaves the new object whole where it reaches past the mask, lower keeps more of the ground."),
                 io.Int.Input(
                     "reach",
                     default=1,
@@ -53,7 +53,7 @@ class LatentComposite(io.ComfyNode):
         cls, latent, vae, source: torch.Tensor, mask: torch.Tensor, grow: int = 2, reach: int = 1, rounds: int = 2, chunk_frames: int = 0
     ) -> io.NodeOutput:
         samples = samples_to_decode(TITLE, latent, vae)  # to decode takes more memory than to encode
-        size = samples.shape[-2] * CELL, samples.shape[-1] * CELL
+        size = grid_of(vae).pixels(samples.shape)
         with naming(TITLE, "source"):
             check_pictures(source)
             if len(source) != len(samples):

@@ -14,7 +14,7 @@ from ..host.job import show_in_node
 from ..inversion.file import FORMAT, load_trajectory, read_metadata
 from ..inversion.trajectory import Trajectory
 from ..video.whole import PART
-from .common import CATEGORY, CELL, TrajectorySocket, checked, naming, within
+from .common import CATEGORY, TrajectorySocket, checked, naming, within
 from .files import FileInput, FilesRead, file_path
 
 TITLE = "Load Trajectory (BLADE)"
@@ -63,11 +63,11 @@ class LoadTrajectory(io.ComfyNode):
 
 def describe(trajectory: Trajectory) -> str:
     """What an artist wants to know of a file's trajectory, to give it the model and the prompts that fit."""
-    origin, (height, width) = trajectory.origin, (side * CELL for side in trajectory.latents.shape[-2:])
-    told = [f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps ({origin.schedule}), {origin.told}"]
-    told += [f"prompt: {origin.prompt!r}"] if origin.prompt is not None else []
-    told += [f"{name}: {patched}" for name, patched in origin.patches.items()]
-    return "\n".join(told)
+    origin, (height, width) = trajectory.origin, trajectory.pixels
+    lines = [f"{trajectory.frames} frames of {width}x{height}, {trajectory.steps} steps ({origin.schedule}), {origin.told}"]
+    lines += [f"prompt: {origin.prompt!r}"] if origin.prompt is not None else []
+    lines += [f"{name}: {patched}" for name, patched in origin.patches.items()]
+    return "\n".join(lines)
 
 
 def find(name: str) -> Path:

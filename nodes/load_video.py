@@ -190,13 +190,13 @@ def ticks_of(source: Source, stretch: Stretch) -> Callable[[], None]:
 
 
 def clip_outputs(node: type[io.ComfyNode], clip: Clip, source: Source, stretch: Stretch) -> io.NodeOutput:
-    """A clip's frames and what stretch_outputs names. The node tells what it has read."""
+    """A clip's frames and what stretch_outputs names. The node shows what it has read."""
     audio = to_audio(clip.waveform, clip.sample_rate)
-    tell(node, source, len(clip.frames), stretch, audio)
+    show_clip(node, source, len(clip.frames), stretch, audio)
     return io.NodeOutput(clip.frames, clip.fps, audio, len(clip.frames), (source, stretch))
 
 
-def tell(node: type[io.ComfyNode], source: Source, frames: int, stretch: Stretch, audio: dict | None) -> None:
+def show_clip(node: type[io.ComfyNode], source: Source, frames: int, stretch: Stretch, audio: dict | None) -> None:
     """Shows in the node what was read of a clip, and what was done to it. Always something: a page keeps the text of the last run otherwise."""
     height, width = stretch.fit(source).size
     sound = "with sound" if audio else "no sound"

@@ -16,7 +16,7 @@ from comfy_api.latest import InputImpl, Types, io, ui
 from ..host.job import check_cancelled, frame_ticks
 from ..host.video import sound_of
 from ..video.load import Stretch, restored, restored_size, uncut
-from ..video.pictures import to_bytes
+from ..video.pictures import picked, to_bytes
 from ..video.save import FFV1, GIF, H264, PNG, PRORES, SUFFIX, VP9, check_fps, check_sides, check_sound, save_video
 from ..video.source import Source
 from ..video.whole import Unwritable
@@ -27,7 +27,7 @@ TITLE = "Save Video (BLADE)"
 GRAPH = (io.Hidden.prompt, io.Hidden.extra_pnginfo)  # what graph_of wants
 TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # in JSON
 MOST_SHOWN = 16  # PNG frames in the node itself; the folder has all
-TOLD = {
+ABOUT = {
     H264: "mp4 plays everywhere.",
     VP9: "webm plays in browsers and is smaller.",
     PRORES: "mov is for editing programs, with 10 bits; browsers do not show it.",
@@ -94,9 +94,9 @@ def file_inputs(*forms: str) -> list[io.Input]:
         io.String.Input(
             "filename_prefix",
             default="video/blade",
-            tooltip="The file's place and name in ComfyUI's output folder; a number is added.",
+            tooltip="The file's folder and name inside ComfyUI's output folder; a number is added.",
         ),
-        io.Combo.Input("format", options=list(forms), tooltip=" ".join(TOLD[form] for form in forms)),
+        io.Combo.Input("format", options=list(forms), tooltip=" ".join(ABOUT[form] for form in forms)),
         io.Int.Input(
             "crf",
             default=16,
@@ -166,9 +166,10 @@ def write_video(
         written = save_video(path, chunks, fps, format, crf, waveform, sample_rate, graph)
     if format != PNG:
         return path, ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-    some = np.linspace(0, written - 1, min(written, MOST_SHOWN)).round().astype(int)
     within = Path(subfolder, path.name).as_posix()
-    return path, ui.SavedImages([ui.SavedResult(f"{number:05}.png", within, io.FolderType.output) for number in some])
+    return path, ui.SavedImages(
+        [ui.SavedResult(f"{number:05}.png", within, io.FolderType.output) for number in picked(written, MOST_SHOWN)]
+    )
 
 
 def own_frames(title: str, source: Source, stretch: Stretch) -> Iterator[np.ndarray]:

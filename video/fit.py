@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-CELL = 8  # pixels a side of a latent cell
+MULTIPLE = 8  # pixels: what both make every side a multiple of, since a latent cell covers so many
 CROP, PAD = "crop to multiples of 8", "pad to multiples of 8"
 
 
@@ -25,9 +25,9 @@ class Fit:
     sides: str = CROP
 
     def __post_init__(self) -> None:
-        if min(self.scaled) < CELL:
+        if min(self.scaled) < MULTIPLE:
             raise ValueError(
-                f"its frames are {self.scaled[1]}x{self.scaled[0]} pixels, and both sides must have at least {CELL}. Set longest_side to scale them up."
+                f"its frames are {self.scaled[1]}x{self.scaled[0]} pixels, and both sides must have at least {MULTIPLE}. Set longest_side to scale them up."
             )
 
     @property
@@ -36,13 +36,13 @@ class Fit:
         if not self.longest_side:
             return self.height, self.width
         scale = self.longest_side / max(self.height, self.width)
-        return max(CELL, round(self.height * scale)), max(CELL, round(self.width * scale))
+        return max(MULTIPLE, round(self.height * scale)), max(MULTIPLE, round(self.width * scale))
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width, multiples of 8."""
-        up = CELL - 1 if self.sides == PAD else 0
-        height, width = ((side + up) // CELL * CELL for side in self.scaled)
+        up = MULTIPLE - 1 if self.sides == PAD else 0
+        height, width = ((side + up) // MULTIPLE * MULTIPLE for side in self.scaled)
         return height, width
 
     @property

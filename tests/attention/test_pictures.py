@@ -13,12 +13,12 @@ from blade.attention.pictures import (
     name,
     paint_heat,
     step_strip,
-    strip_places,
     titled,
     to_image,
 )
 from blade.attention.record import CrossAttentionRecord
 from blade.attention.words import Phrase, PromptWords, Word
+from blade.video.pictures import picked
 
 HEIGHT, WIDTH = 32, 48
 WORDS = PromptWords("red cat", (Word("red", (1,)), Word("cat", (2,))), 77)
@@ -166,4 +166,4 @@ def test_the_strip_of_masks_shows_cells_as_squares_of_their_shade_by_step():
     ("count", "places"), [(1, [0]), (2, [0, 1]), (10, list(range(10))), (11, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]), (28, list(range(0, 28, 3)))]
 )
 def test_a_strip_shows_at_most_ten_levels_from_the_first_to_the_last(count, places):
-    assert strip_places(count) == places
+    assert picked(count, STRIP_LEVELS) == places

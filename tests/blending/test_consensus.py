@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from blade.blending.consensus import REACH, Consensus, carried, object_places, steady
+from blade.blending.consensus import RADIUS, Consensus, object_places, steady, warp
 
 FRAMES, SIZE = 13, 64
 
 
 def disc(x, y, radius):
-    """A blurred disc, so that it can be carried by parts of a cell. [SIZE, SIZE]; centre and radius in shares from -1 to 1"""
+    """A blurred disc, so that it can be moved by parts of a cell. [SIZE, SIZE]; centre and radius in shares from -1 to 1"""
     axis = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1
     distance = torch.hypot(axis[None] - x, axis[:, None] - y)
     return torch.sigmoid((radius - distance) * 20)
@@ -66,21 +66,21 @@ def test_a_motion_reaches_four_frames_to_either_side_and_over_frames_without_the
         assert not change[5].isfinite()
 
 
-def test_what_is_carried_by_whole_cells_is_moved_to_the_bit_and_repeats_the_border():
+def test_what_is_warped_by_whole_cells_is_moved_to_the_bit_and_repeats_the_border():
     latents = torch.rand(1, 2, 4, 8, generator=torch.Generator().manual_seed(0))
     here, there = torch.tensor([[0.0, 0.0, 0.5]]), torch.tensor([[0.25, -0.5, 0.5]])  # by a cell across, and a cell down
-    found = carried(latents, here, there)
+    found = warp(latents, here, there)
     torch.testing.assert_close(found[:, :, 1:, :-1], latents[:, :, :-1, 1:])
     torch.testing.assert_close(found[:, :, 1:, -1], latents[:, :, :-1, -1])
     torch.testing.assert_close(found[:, :, 0, :-1], latents[:, :, 0, 1:])
 
 
-def test_what_is_carried_grows_about_the_object_as_the_object_does():
+def test_what_is_warped_grows_about_the_object_as_the_object_does():
     """Half as large there as here: each of its cells covers two by two."""
     latents = torch.zeros(1, 1, 8, 8)
     latents[0, 0, 4:6, 2:4] = 1
     there = torch.tensor([[-0.25, 0.25, 0.25]])  # the middle of those cells
-    found = carried(latents, torch.tensor([[0.25, 0.0, 0.5]]), there)[0, 0]
+    found = warp(latents, torch.tensor([[0.25, 0.0, 0.5]]), there)[0, 0]
     middle_x, middle_y = 5, 4
     assert found[middle_y - 1 : middle_y + 1, middle_x - 1 : middle_x + 1].min() == 1
     covered = (found > 0.5).nonzero()
@@ -88,11 +88,11 @@ def test_what_is_carried_grows_about_the_object_as_the_object_does():
     assert covered.amax(0).tolist() == [middle_y + 1, middle_x + 1]
 
 
-def test_an_object_is_carried_to_where_it_is_in_another_frame():
+def test_an_object_is_warped_to_where_it_is_in_another_frame():
     clip = moving(lambda frame: 0.2 + 0.02 * frame)
     there, here = clip[2:3], clip[9:10]
     places = torch.tensor([[-0.4 + 0.06 * f, -0.2 + 0.03 * f, 0.2 + 0.02 * f] for f in (9, 2)])
-    out = carried(there, places[:1], places[1:])
+    out = warp(there, places[:1], places[1:])
     assert (out - here).abs().mean() < 0.2 * (there - here).abs().mean()  # the blur of the rim grows with the disc
 
 
@@ -143,11 +143,11 @@ def test_frames_without_the_object_neither_change_nor_have_a_say():
 
 
 def test_frames_farther_than_its_reach_have_no_say():
-    clip, places = torch.zeros(2 * REACH + 3, 1, 8, 8), torch.tensor([[0.0, 0.0, 0.3]]).repeat(2 * REACH + 3, 1)
+    clip, places = torch.zeros(2 * RADIUS + 3, 1, 8, 8), torch.tensor([[0.0, 0.0, 0.3]]).repeat(2 * RADIUS + 3, 1)
     clip[0] = 1
     agreed = Consensus(places, 1.0, 0.0)(clip, 5.0)
-    assert agreed[REACH].min() > 0
-    assert torch.equal(agreed[REACH + 1 :], clip[REACH + 1 :])
+    assert agreed[RADIUS].min() > 0
+    assert torch.equal(agreed[RADIUS + 1 :], clip[RADIUS + 1 :])
 
 
 def test_a_single_frame_is_left_alone():

@@ -82,9 +82,9 @@ def test_words_of_the_target_are_refused_where_they_could_widen_nothing(ground):
 
 
 def test_that_most_of_the_clip_is_inside_is_no_warning_where_everything_else_was_asked_for(ground):
-    from blade.nodes.mask import told
+    from blade.nodes.mask import summary
 
     whole = torch.ones(1, 8, 8)
-    assert "Most of the clip" in told(whole, "half height", 0.5, False) and "Most of the clip" not in told(
+    assert "Most of the clip" in summary(whole, "half height", 0.5, False) and "Most of the clip" not in summary(
         whole, "half height", 0.5, False, True
     )
