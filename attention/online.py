@@ -52,10 +52,10 @@ class StepMask(ABC):
 
     @abstractmethod
     def outline(self, frames: slice) -> Tensor:
-        """Where the thing is, in some frames, before its outline is moved. [frames, height, width] in 0..1"""
+        """Where the object is, in some frames, before its outline is moved. [frames, height, width] in 0..1"""
 
     def source_masks(self) -> Iterator[Tensor]:
-        """Where the thing is before anything has been sampled, a span of frames at a time. [frames, height, width] of 0 and 1"""
+        """Where the object is before anything has been sampled, a span of frames at a time. [frames, height, width] of 0 and 1"""
         yield from (self.outline(span) for span in spans(self.frames))
 
     def at_step(self, step: int) -> Tensor:

@@ -71,12 +71,12 @@ def with_temporal_attention(
         return mixed if strength == 1 else torch.lerp(attend(q, k, v), mixed, strength)
 
     model = with_frame_batches(model, keys if strength else SELF, size)
-    told = model.model_options.setdefault("transformer_options", {})
+    options = model.model_options.setdefault("transformer_options", {})
     if not strength or keys.plain:
         model.remove_wrappers_with_key(DIFFUSION_MODEL, TEMPORAL)  # an earlier node's
-        told.pop(TEMPORAL, None)
+        options.pop(TEMPORAL, None)
         return model
-    told[TEMPORAL] = f"{keys}, strength {strength:g}, scales {scales[0]} to {scales[1]}, from {percent[0]:g} to {percent[1]:g}"
+    options[TEMPORAL] = f"{keys}, strength {strength:g}, scales {scales[0]} to {scales[1]}, from {percent[0]:g} to {percent[1]:g}"
     return with_attention(model, TEMPORAL, self_attention=across_frames)
 
 

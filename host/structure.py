@@ -1,4 +1,4 @@
-"""Structure injection: inside the mask, self-attention's queries and keys of the clip's own pass, so that an edited thing keeps its shape."""
+"""Structure injection: inside the mask, self-attention's queries and keys of the clip's own pass, so that an edited object keeps its shape."""
 
 from __future__ import annotations
 

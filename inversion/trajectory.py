@@ -14,7 +14,7 @@ from torch import Tensor
 from .coordinates import EPS, Coordinates
 from .grid import Grid
 
-REACH = 2  # times the highest level: how far above it a path may be followed
+MOST_ABOVE = 2  # times the highest level: how far above it a path may be followed
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ class Trajectory:
         sigma, highest = torch.as_tensor(sigma, dtype=torch.float32, device="cpu"), self.sigmas[-1]
         above = int(torch.searchsorted(self.sigmas, sigma * (1 - 1e-6)))
         if above == len(self.sigmas):
-            if sigma > REACH * highest:
+            if sigma > MOST_ABOVE * highest:
                 raise ValueError(
-                    f"sigma {float(sigma):.4f} lies far above the trajectory's highest level, {float(highest):.4f}. Begin at most at {REACH} times "
+                    f"sigma {float(sigma):.4f} lies far above the trajectory's highest level, {float(highest):.4f}. Begin at most at {MOST_ABOVE} times "
                     "that, or invert deeper."
                 )
             return torch.lerp(self.clip, self.level(above - 1), float(sigma / highest))

@@ -53,7 +53,7 @@ def edit_inputs() -> list:
             default=0,
             min=0,
             max=256,
-            tooltip="Widens the mask by so many pixels more at the first step, falling to none at the last. For thin things, which hardly "
+            tooltip="Widens the mask by so many pixels more at the first step, falling to none at the last. For thin objects, which hardly "
             "cover a latent cell of 8x8 pixels: try 8.",
         ),
         io.Float.Input(
@@ -71,8 +71,8 @@ def edit_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="How the edit begins. 0: from the clip's own inverted noise, which remembers the old thing's shape and light. 1: from fresh noise, "
-            "which forgets it, for a replacement that the old thing shines through. Each seed is another variation.",
+            tooltip="How the edit begins. 0: from the clip's own inverted noise, which remembers the old object's shape and light. 1: from fresh noise, "
+            "which forgets it, for a replacement that the old object shines through. Each seed is another variation.",
         ),
         io.Float.Input(
             "structure",
@@ -80,8 +80,8 @@ def edit_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="Share of the way from noise to clip during which the thing keeps the clip's own structure: its self-attention looks where the "
-            "clip's does. Try 0.5 where another colour or material changes the thing's build too; 0 for another kind of thing. Needs the source "
+            tooltip="Share of the way from noise to clip during which the object keeps the clip's own structure: its self-attention looks where the "
+            "clip's does. Try 0.5 where another colour or material changes the object's build too; 0 for another kind of object. Needs the source "
             "prompt at source; that part takes half as long again, and with SDXL 300 MiB a frame of the batch.",
         ),
         io.Float.Input(
@@ -90,14 +90,14 @@ def edit_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="Share of the way from noise to clip during which the target prompt is heard inside the mask only. Else the thing may be drawn "
+            tooltip="Share of the way from noise to clip during which the target prompt is heard inside the mask only. Else the object may be drawn "
             "beside its place, where the clip is kept, and comes out small or not at all: try 0.3. 0: heard everywhere, as in stock sampling.",
         ),
         io.Combo.Input(
             "mask_mode",
             options=list(MODES),
             default=ALONE,
-            tooltip="What a connected mask does. alone: it is the mask, and the words are not used. source: it says where the old thing is, and the "
+            tooltip="What a connected mask does. alone: it is the mask, and the words are not used. source: it says where the old object is, and the "
             "target words may widen it. limit, add, subtract: the words draw the mask, which stays inside it, is joined with it, or keeps out of it.",
         ),
     ]
@@ -284,7 +284,7 @@ class Pass:
 
     @staticmethod
     def consensus(mask: StepMask, amount: float, until: float) -> Consensus | None:
-        """How an edit's frames agree along its mask. One that does not move says nothing of how the thing in it does."""
+        """How an edit's frames agree along its mask. One that does not move says nothing of how the object in it does."""
         return Consensus(object_places(mask.source_masks()), amount, until) if amount and not mask.still else None
 
     def finish(self, watch: Watch) -> None:
@@ -329,7 +329,7 @@ class EditNode(io.ComfyNode):
                 io.Conditioning.Input(
                     "target",
                     tooltip="What should be in the clip where this edit is, from a Prompt (BLADE) node: the whole finished clip, the same for all "
-                    "edits, or, where things mix, this edit's own thing alone. Never another edit's old thing, which would be drawn where masks meet.",
+                    "edits, or, where objects mix, this edit's own object alone. Never another edit's old object, which would be drawn where masks meet.",
                 ),
                 *edit_inputs(),
                 mask_input(),

@@ -48,7 +48,7 @@ def consensus_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Share of the steps after which blending begins. Before, the whole picture is sampled freely: a new thing may throw light and "
+            tooltip="Share of the steps after which blending begins. Before, the whole picture is sampled freely: a new object may throw light and "
             "shadow around itself, but the background is only the clip's again from here on.",
         ),
         io.Float.Input(
