@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +49,8 @@ class Fresh:
         if ran.outcome.error:
             raise HostError(f"the prompt fails without any fault: {ran.outcome.error}")
         cores = host.edit(graph(-1, "core"))
-        begin = time.monotonic()
         again = host.edit(graph(-2))  # what a first run makes once (a thread, a cache, the loaded model) is there
-        seconds = time.monotonic() - begin
+        seconds = sum(again.outcome.seconds.values())
         return cls(ran.digests, sorted(ran.files.values()), again.state, ran.state["calls"], seconds, cores.digests)
 
     def unlike(self, ran: Ran, kinds: tuple[str, ...]) -> list[str]:

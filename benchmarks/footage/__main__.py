@@ -8,8 +8,7 @@
 The first edits the clips of a folder laid out as DAVIS or as FiVE-Bench (see benchmarks.footage.clips) and compares the method with itself
 without its parts. The second accepts a checkpoint on one clip without a mask: there the background is what lies outside the sampler's own mask.
 Both end with a verdict, whose first two lines are of the first edit. Runs on the GPU, if torch sees one. Downloads nothing. Writes footage.json,
-footage.md and footage.jpg. All input is checked before the first edit. What is measured of an edit is kept, and not measured again until its
-input or the code changes. Ends with 1 and a sentence if the input is no use, with 2 if the verdict misses a goal.
+footage.md and footage.jpg. What is measured of an edit is kept until its input or the code changes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,29 +58,22 @@ NOTE = (
 )
 
 
-def listed(options: argparse.Namespace) -> tuple[list[Edit], Callable[[Edit], Edit], bool]:
-    """The edits; what adds its files to each; whether they are the user's own, not a published benchmark's. Raises ValueError where an option does not
-    fit the others."""
-    require(
-        (options.clips is None) != (options.video is None),
-        "give either --clips FOLDER, or --video FILE with --source-prompt and --target-prompt.",
-    )
-    prompts, words = (options.source_prompt, options.target_prompt), options.words
+def listed(options: argparse.Namespace) -> tuple[Iterable[Edit], Callable[[Edit], Edit], bool]:
+    """The edits; what adds its files to one; whether they are the user's own. Raises ValueError where an option does not fit the others."""
+    video, clips, prompts = options.video, options.clips, (options.source_prompt, options.target_prompt)
     sane = options.frames >= 2 and 2 <= options.steps <= 999 and options.longest_side >= 64 and options.longest_side % 8 == 0
-    require(sane, "--frames must be 2 or more, --steps from 2 to 999, --longest-side a multiple of 8 and 64 or more.")
-    size = {"frames": options.frames, "longest_side": options.longest_side}
-    if options.video is not None:
-        both = "--video wants --source-prompt (what is in the clip) and --target-prompt (what should be there)."
-        require(all(text.strip() for text in prompts), both)
-        return (
-            [Edit(options.video.stem, *prompts, words, kind=options.kind, where="--video", video=options.video, **size)],
-            lambda edit: edit,
-            True,
-        )
-    alone = "--source-prompt, --target-prompt and --words go with --video; with --clips they stand in the folder's edits.json."
-    require(not any((*prompts, words)), alone)
-    folder = Folder(options.clips)
-    return [replace(edit, **size) for edit in folder.edits()], folder.found, (options.clips / OWN_EDITS).is_file()
+    for fits, sentence in (
+        ((clips is None) != (video is None), "give either --clips FOLDER, or --video FILE with --source-prompt and --target-prompt."),
+        (clips or all(map(str.strip, prompts)), "--video wants --source-prompt (what is in the clip) and --target-prompt (what should be there)."),
+        (video or not any((*prompts, options.words)), "--source-prompt, --target-prompt and --words go with --video; with --clips they stand in "
+         "the folder's edits.json."),
+        (sane, "--frames must be 2 or more, --steps from 2 to 999, --longest-side a multiple of 8 and 64 or more."),
+    ):  # fmt: skip
+        require(fits, sentence)
+    if video:
+        return [Edit(video.stem, *prompts, options.words, kind=options.kind, where="--video", video=video)], lambda edit: edit, True
+    folder = Folder(clips)
+    return folder.edits(), folder.found, (clips / OWN_EDITS).is_file()
 
 
 def check(options: argparse.Namespace) -> tuple[argparse.Namespace, Bench, list[Edit], list[str], Judges]:
@@ -89,9 +81,9 @@ def check(options: argparse.Namespace) -> tuple[argparse.Namespace, Bench, list[
     out, and the judges. Raises ValueError: the user's own edits can be corrected; those of a published benchmark are left out, and that is said."""
     options.steps = options.steps or STEPS[options.quick]
     require(options.checkpoint.is_file(), f"--checkpoint: there is no file {options.checkpoint}. Give an SD1.5 checkpoint.")
-    (edits, with_files, own), left, loaded = listed(options), list[str](), set[tuple]()
+    (edits, with_files, own), left = listed(options), list[str]()
 
-    def sound(edits: list[Edit], checked: Callable[[Edit], Edit]) -> Iterator[Edit]:
+    def sound(edits: Iterable[Edit], checked: Callable[[Edit], Edit]) -> Iterator[Edit]:
         for edit in edits:
             try:
                 yield checked(edit)
@@ -99,14 +91,12 @@ def check(options: argparse.Namespace) -> tuple[argparse.Namespace, Bench, list[
                 left.append(f"{edit.where}: {error}")
                 require(not own, left[-1])
 
-    def loads(edit: Edit) -> Edit:
-        edit = with_files(edit)
-        if (edit.clip, edit.object) not in loaded:
-            edit.load()
-        loaded.add((edit.clip, edit.object))
+    def loadable(edit: Edit) -> Edit:
+        edit = with_files(replace(edit, frames=options.frames, longest_side=options.longest_side))
+        edit.load()
         return edit
 
-    edits = list(sound(edits, loads))
+    edits = list(sound(edits, loadable))
     judges = Judges(options.clip_model and ClipFigures(options.clip_model), options.lpips and BackgroundLpips(options.lpips))
     import_pack()
     bench = Bench(options.checkpoint, options.steps, CFG)
