@@ -14,19 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clips import Edit
-from benchmarks.quality.bench import (
-    CFG,
-    FATEZERO_UNTIL,
-    FRAMES,
-    STEPS,
-    Bench,
-    Made,
-    Variant,
-    exact_mask,
-    fixed_mask,
-    objects,
-    one_level_off,
-)
+from benchmarks.quality.bench import CFG, FATEZERO, FRAMES, STEPS, Bench, Made, Variant, exact_mask, fixed_mask, one_level_off
 
 WHOLE = "whole"  # the whole method, whose mask another may be given
 Mask = Tensor  # [frames, size, size]
@@ -82,7 +70,7 @@ def blended_latent_diffusion(bench: Bench, edit: Edit, skipped: float, own: Mask
     mask = exact_mask(edit, None)
     clip = bench.demo.encode(edit.clip.render(FRAMES))
     cells = torch.nn.functional.interpolate(mask[:, None], clip.shape[-2:], mode="nearest")
-    levels = bench.invert(edit, ("self",))[1].grid(STEPS)[int(STEPS * skipped) :]
+    levels = bench.invert(edit, ("self",))[1].sampling_sigmas(STEPS)[int(STEPS * skipped) :]
     generator = torch.Generator().manual_seed(edit.clip.seed)
 
     def noise() -> Tensor:
@@ -106,7 +94,7 @@ def inversion_and_sampling(bench: Bench, edit: Edit, start: float, own: Mask) ->
     """DDIM inversion, and the target prompt sampled from its latents with no mask at all."""
 
     def everywhere(edit: Edit, trajectory: Any) -> Mask:
-        return torch.ones(objects(edit).shape)
+        return torch.ones(trajectory.frames, *trajectory.pixels)
 
     return bench.blend(edit, Variant(mask=everywhere, keys=("self",), inputs={"start": start, "consensus": 0.0}))[0], None
 
@@ -114,8 +102,7 @@ def inversion_and_sampling(bench: Bench, edit: Edit, start: float, own: Mask) ->
 def fatezero_blend(bench: Bench, edit: Edit, threshold: float, own: Mask) -> tuple[Tensor, Mask]:
     """FateZero's blending: its background one level off, to 80 % of the steps, its mask of the words at a fixed threshold, and its self-attention
     across the first and the previous frame. Its fusing of attention is not here."""
-    inputs = {"blend_until": FATEZERO_UNTIL, "consensus": 0.0}
-    return bench.blend(edit, Variant(one_level_off, fixed_mask(threshold), ("first", "previous"), inputs))
+    return bench.blend(edit, Variant(one_level_off, fixed_mask(threshold), ("first", "previous"), FATEZERO | {"consensus": 0.0}))
 
 
 BASELINES = {

@@ -17,7 +17,7 @@ from benchmarks.clips import Edit
 from demo.figures import Demo
 
 FRAMES, STEPS, CFG = 8, 25, 7.5
-FATEZERO_UNTIL = 0.8  # of the steps are blended there
+FATEZERO = {"blend_until": 0.8}  # share of the steps that are blended there
 
 
 def node_defaults(node: Any) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def objects(edit: Edit) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Made:
-    """A clip that was made, uint8 RGB [frames, size, size, 3]; its latents, as LATENT holds them, and the mask that it was confined to, [frames, size,
-    size], where it has them; figures of the making."""
+    """A clip that was made, uint8 RGB [frames, size, size, 3]; where it has them its latents, as LATENT holds them, and the mask that it was confined
+    to, [frames, size, size]; figures of the making."""
 
     frames: np.ndarray
     latents: Tensor | None = None
@@ -78,16 +78,9 @@ class Bench:
         from blade.nodes.temporal import TemporalAttention
 
         self.nodes, self.keys, self.patch = blade.nodes, KeyFrames, with_temporal_attention
-        self.inputs, turned = node_defaults(blade.nodes.sampler.BlendedSampler), node_defaults(TemporalAttention)
-        kinds = {
-            "self_frame": "self",
-            "first_frame": "first",
-            "previous_frame": "previous",
-            "next_frame": "next",
-            "middle_frame": "middle",
-            "all_frames": "all",
-        }
-        self.attention = tuple(kind for name, kind in kinds.items() if turned[name])  # whose keys and values a frame sees by default
+        self.inputs = node_defaults(blade.nodes.sampler.BlendedSampler)
+        # Whose keys and values a frame sees by default: ("self", ...) for self_frame=True, ...
+        self.attention = tuple(name.split("_")[0] for name, on in node_defaults(TemporalAttention).items() if on is True)
         self.trajectories: dict[tuple, Any] = {}
 
     def prompt(self, text: str) -> list:
@@ -151,7 +144,7 @@ class Bench:
         empty = torch.zeros_like(trajectory.clip)
         noise = torch.cat([comfy.sample.prepare_noise(empty[:1], edit.clip.seed * FRAMES + frame) for frame in range(FRAMES)])
         sampled = comfy.sample.sample_custom(
-            self.demo.model, noise, CFG, comfy.samplers.sampler_object("euler"), trajectory.grid(STEPS), *self.stock_prompts(edit), empty,
+            self.demo.model, noise, CFG, comfy.samplers.sampler_object("euler"), trajectory.sampling_sigmas(STEPS), *self.stock_prompts(edit), empty,
             disable_pbar=True, seed=edit.clip.seed,
         )  # fmt: skip
         return Made(self.demo.decode(sampled))
@@ -160,29 +153,23 @@ class Bench:
         """What the node Latent Composite makes of an edit that was made before."""
         from blade.nodes.latent_composite import LatentComposite
 
-        source = torch.from_numpy(before["source"].frames).float() / 255
-        given = {"latent": {"samples": before[of].latents}, "vae": self.demo.vae, "source": source, "mask": before[of].mask}
+        given = {"latent": {"samples": before[of].latents}, "vae": self.demo.vae, "mask": before[of].mask}
+        given |= {"source": torch.from_numpy(before["source"].frames).float() / 255}
         return Made(self.demo.decode(LatentComposite.execute(**node_defaults(LatentComposite) | given).result[0]["samples"]))
 
     def pixel_composite(self, edit: Edit, before: dict[str, Made], of: str) -> Made:
         """What the node Pixel Composite makes of an edit that was made before, with the figures of `changed_outside`."""
-        source, edited = (before[name].frames.astype(np.float32) / 255 for name in ("source", of))
-        pasted, used = self.composite(source, edited, before[of].mask)
-        return Made((pasted.clip(0, 1) * 255).round().astype(np.uint8), figures=dict(changed_outside(source, pasted, used)))
-
-    def composite(self, source: np.ndarray, edited: np.ndarray, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-        """What the node Pixel Composite makes of clips [frames, height, width, 3] in 0..1: its frames and its mask."""
         from blade.nodes.composite import PixelComposite
 
-        given = {"source": torch.from_numpy(source), "edited": torch.from_numpy(edited), "mask": mask}
-        frames, used = PixelComposite.execute(**node_defaults(PixelComposite) | given).result[:2]
-        return frames.numpy(), used.numpy()
+        source, edited = (torch.from_numpy(before[name].frames.astype(np.float32) / 255) for name in ("source", of))
+        given = {"source": source, "edited": edited, "mask": before[of].mask}
+        pasted, used = (found.numpy() for found in PixelComposite.execute(**node_defaults(PixelComposite) | given).result[:2])
+        figures = changed_outside(source.numpy(), pasted, used)
+        return Made((pasted.clip(0, 1) * 255).round().astype(np.uint8), figures=dict(figures))
 
 
 def changed_outside(source: np.ndarray, composite: np.ndarray, mask: np.ndarray) -> dict[str, int]:
-    """How many pixels are not the source's to the bit where the mask is 0, and how many lie there.
-
-    source, composite: float [frames, height, width, 3]; mask: [frames, height, width]"""
+    """How many pixels are not the source's to the bit where the mask [frames, height, width] is 0, and how many lie there."""
     outside = mask == 0
     return {"changed": int(((source != composite).any(-1) & outside).sum()), "compared": int(outside.sum())}
 
@@ -215,8 +202,7 @@ def fixed_mask(threshold: float) -> Callable[[Edit, Any], Tensor]:
 
     def mask(edit: Edit, trajectory: Any) -> Tensor:
         (phrase,) = trajectory.record.words.choose(edit.source_words)
-        height, width = (8 * side for side in trajectory.latents.shape[-2:])
-        return prompt_to_prompt(trajectory.record, phrase.columns, (height, width), threshold)
+        return prompt_to_prompt(trajectory.record, phrase.columns, trajectory.pixels, threshold)
 
     return mask
 

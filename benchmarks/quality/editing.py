@@ -14,21 +14,9 @@ import torch
 from benchmarks.clips import UNSEEN_COLOUR_EDITS, UNSEEN_SHAPE_EDITS, Edit
 from benchmarks.metrics.similarity import ssim_outside, ssim_outside_five
 from benchmarks.metrics.temporal import colour_flicker, outline_flicker, warp_error
-from benchmarks.quality.bench import (
-    FATEZERO_UNTIL,
-    FRAMES,
-    Bench,
-    Made,
-    Variant,
-    Way,
-    exact_mask,
-    kind_of,
-    objects,
-    one_level_off,
-    random_noise,
-)
+from benchmarks.quality.bench import FATEZERO, FRAMES, Bench, Made, Variant, Way, exact_mask, kind_of, objects, one_level_off, random_noise
 from benchmarks.quality.part import Columns, Figures, Part, Rows, figure_table, strip
-from benchmarks.report import Goals, interval
+from benchmarks.report import Goals
 from demo import pictures
 from demo.check import COLOURS, border, colour_in, find_object, iou, label
 from metrics.background import dilate, psnr_outside, psnr_outside_five
@@ -44,16 +32,13 @@ VARIANTS = {
     "latent_blend": Variant(inputs=CONFINED),
     "latent_blend_exact_mask": Variant(mask=exact_mask, inputs=CONFINED),
     "random_noise_blend": Variant(random_noise, inputs=CONFINED),
-    "one_level_off_blend": Variant(one_level_off, inputs=CONFINED | {"blend_until": FATEZERO_UNTIL}),
+    "one_level_off_blend": Variant(one_level_off, inputs=CONFINED | FATEZERO),
     "heard_everywhere": Variant(),
     "structure": Variant(inputs=CONFINED | {"structure": 0.5}),
     "fresh_noise": Variant(inputs=CONFINED | {"renoise": 1.0}),
 }
-COMPOSED = {  # by Latent Composite
-    "latent_blend": "latent_composite",
-    "structure": "latent_composite_structure",
-    "latent_blend_exact_mask": "latent_composite_exact_mask",
-}
+COMPOSED = {"latent_blend": "latent_composite", "structure": "latent_composite_structure"}  # by Latent Composite
+COMPOSED |= {"latent_blend_exact_mask": "latent_composite_exact_mask"}
 WAYS: dict[str, Way] = {
     "stock_sampling": Bench.stock_sampling,
     **VARIANTS,
@@ -62,19 +47,12 @@ WAYS: dict[str, Way] = {
 }
 AS_GRAPHS = {"colour": "structure", "shape": "latent_blend"}  # by kind of edit the variant that is set as that kind's graph in workflows/
 GRAPHS, GRAPHS_COMPOSED = "as_graphs", "as_graphs_composed"
-BY_KIND = {  # rows that take each kind of edit from a variant of its own: the graph's settings, and these with Latent Composite after them
-    GRAPHS: AS_GRAPHS,
-    GRAPHS_COMPOSED: {kind: COMPOSED[name] for kind, name in AS_GRAPHS.items()},
-}
+# Rows that take each kind of edit from a variant of its own: the graph's settings, and these with Latent Composite after them
+BY_KIND = {GRAPHS: AS_GRAPHS, GRAPHS_COMPOSED: {kind: COMPOSED[name] for kind, name in AS_GRAPHS.items()}}
 NAMES = (*[name for name in WAYS if name != "stock_sampling"], "vae_round_trip", "perfect_edit", "perfect_edit_blended", *BY_KIND)
 STARTS = {"latent_blend": "inverted", "structure": "inverted, *structure* 0.5", "fresh_noise": "fresh noise (*renoise* 1)"}
 OPPOSED = ("random_noise_blend", "one_level_off_blend")  # other backgrounds, to compare the inverted one with
-AGAINST_VAE = {
-    "automatic": "latent_blend",
-    "exact_mask": "latent_blend_exact_mask",
-    "random_noise": "random_noise_blend",
-    "one_level_off": "one_level_off_blend",
-}
+AGAINST_VAE = dict(zip(("automatic", "exact_mask", "random_noise", "one_level_off"), VARIANTS, strict=False))  # as they are published
 STEADY: Columns = {
     "warp_error": ("warp error", 1e3, "{:.2f}e-3"),
     "colour_flicker": ("colour flicker", 1e5, "{:.1f}e-5"),
@@ -160,7 +138,7 @@ def seeds(rows: Rows) -> dict[str, list[int]]:
 
 def summary(rows: Rows) -> dict[str, Any]:
     """The keys of `edit`: means over the edits of both kinds, success apart for each."""
-    stock = rows.by_kind("stock_sampling", "right")
+    stock, success = rows.by_kind("stock_sampling", "right"), {name: rows.by_kind(name, "success") for name in NAMES}
     averaged = ("background_psnr_db", "background_psnr_db_five_convention", "border_psnr_vs_vae_db", "border_psnr_vs_perfect_db", *STEADY)
     return {
         "edits": rows.count,
@@ -171,21 +149,16 @@ def summary(rows: Rows) -> dict[str, Any]:
         "start": {name: {figure: rows.by_kind(name, figure) for figure in COMPARED} for name in STARTS},
         "composite_pixels_changed_outside": int(rows.column("composite", "changed").sum()),
         "composite_pixels_compared": int(rows.column("composite", "compared").sum()),
-        "success": rows.by_kind(GRAPHS, "success"),
+        "success": success[GRAPHS],
         "success_of_stock_sampling": stock,
-        "success_over_stock": {
-            name: {kind: share / max(stock[kind], 1e-9) for kind, share in rows.by_kind(name, "success").items()} for name in BY_KIND
-        },
-        "success_by_variant": {name: rows.by_kind(name, "success") for name in NAMES},
+        "success_over_stock": {name: {kind: share / max(stock[kind], 1e-9) for kind, share in success[name].items()} for name in BY_KIND},
+        "success_by_variant": success,
         "success_judged_as_stock": {name: rows.by_kind(name, "right") for name in NAMES},
         "leak": rows.mean(GRAPHS, "leak"),
         "leak_worst_edit": float(rows.column(GRAPHS, "leak").max()),
         "leak_by_variant": rows.means(NAMES, "leak"),
         "seconds": rows.means(VARIANTS, "seconds"),
-        "inverted_less": {
-            other: {figure: interval(rows.column("latent_blend", figure) - rows.column(other, figure)) for figure in COMPARED}
-            for other in OPPOSED
-        },
+        "inverted_less": {other: {figure: rows.less("latent_blend", other, figure) for figure in COMPARED} for other in OPPOSED},
     }
 
 
@@ -217,9 +190,7 @@ START_COLUMNS: Columns = {
     "success": ("right", 1, "{:.1%}"),
     "vs_vae_db": ("background against the VAE, dB", 1, "{:.1f}"),
     "border_psnr_vs_perfect_db": ("border, dB", 1, "{:.1f}"),
-    "warp_error": STEADY["warp_error"],
-    "outline_flicker": STEADY["outline_flicker"],
-}
+} | {figure: STEADY[figure] for figure in ("warp_error", "outline_flicker")}
 UNEDITED = {"vae_round_trip": list(COLUMNS)[2:], "perfect_edit": ["border_psnr_vs_perfect_db"]}  # figures that say nothing there
 
 
@@ -254,14 +225,4 @@ def goals(found: dict[str, Any]) -> Goals:
 
 
 QUICK = {kind: listed[:2] for kind, listed in EDITS.items()}
-PART = Part(
-    "edit",
-    EDITS,
-    QUICK,
-    measure,
-    summary,
-    tables,
-    goals,
-    ("latent_blend", "background_psnr_db"),
-    lambda kind, number, count: number < SHOWN,
-)
+PART = Part("edit", EDITS, QUICK, measure, summary, tables, goals, ("latent_blend", "background_psnr_db"), SHOWN)

@@ -7,7 +7,8 @@ of TEST_CLIPS, whose textures are others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -36,62 +37,48 @@ ROWS = {
     "no_frames": "*frames* not connected",
     "p2p_0.3": "prompt-to-prompt's rule (max-pool, fixed 0.3)",
 }
-COLUMNS: Columns = {kind: (kind.replace("_", " "), 1, "{:.2f}") for kind in ("all", *KINDS)}
-COLUMNS |= {"close": ("close colours", 1, "{:.2f}"), "two": ("two things", 1, "{:.2f}"), "leaving": ("leaving the frame", 1, "{:.2f}")}
+HEADS = {"close": "close colours", "two": "two things", "leaving": "leaving the frame"}
+COLUMNS: Columns = {kind: (HEADS.get(kind, kind.replace("_", " ")), 1, "{:.2f}") for kind in ("all", *KINDS)}
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way to draw the mask. inputs: of the node Cross-Attention Mask, in place of its defaults; frames None: not connected.
-
-    The others take away from the record what the node would draw from. levels_alike: the mean of all levels' maps is left; level: that one's;
-    affinity: without it, the maps as they are. p2p: prompt-to-prompt's rule in place of the node."""
-
-    inputs: dict[str, Any] = field(default_factory=dict)
-    levels_alike: bool = False
-    affinity: bool = True
-    level: int | None = None
-    p2p: bool = False
+def untouched(record: Any) -> Any:
+    return record
 
 
-NO_EDGES, BARE = {"edges": False}, {"edges": False, "smoothing": 0}
-WAYS = {
-    "default": Way(),
-    "default_no_pixel_refinement": Way(NO_EDGES),
-    "no_frames": Way({"frames": None}),
-    "p2p_0.3": Way(p2p=True),
-    "ladder/flat": Way(BARE, levels_alike=True),
-    "ladder/noise_weighted": Way(BARE, affinity=False),
-    "ladder/affinity": Way(BARE),
-    "ladder/smoothing": Way(NO_EDGES),
-    "without/affinity": Way(affinity=False),
-    "without/affinity_and_noise_weights": Way(levels_alike=True),
-    "without/smoothing": Way({"smoothing": 0}),
-}
+def without_affinity(record: Any) -> Any:
+    """The words' maps as they are."""
+    return replace(record, spread={})
+
+
+def levels_alike(record: Any) -> Any:
+    """The mean of all levels' maps."""
+    return replace(
+        record, spread={size: torch.stack([level[size].float() for level in record.levels]).mean(0) for size in record.levels[0]}
+    )
+
+
+def level_alone(level: int) -> Callable[[Any], Any]:
+    return lambda record: replace(record, spread=record.levels[level])
+
+
+P2P, NO_EDGES, BARE, LEVELS = "p2p_0.3", {"edges": False}, {"edges": False, "smoothing": 0}, range(0, STEPS, 4)
 RULES = {"otsu": "otsu", "hysteresis": "hysteresis", "fixed_0.3": "fixed"}
-WAYS |= {f"{name}/with_edges": Way({"threshold": rule}) for name, rule in RULES.items()}
-WAYS |= {f"{name}/without_edges": Way({"threshold": rule} | NO_EDGES) for name, rule in RULES.items()}
-LEVELS = range(0, STEPS, 4)
-WAYS |= {f"level/{level}": Way({"frames": None}, level=level) for level in LEVELS}
-
-
-def draw_mask(trajectory: Any, frames: torch.Tensor, words: str, way: Way) -> np.ndarray:
-    """[frames, height, width]; frames: IMAGE"""
-    from blade.nodes.mask import CrossAttentionMask
-
-    record = trajectory.record
-    if way.p2p:
-        return prompt_to_prompt(record, record.words.choose(words)[0].columns, frames.shape[1:3]).numpy()
-    if way.levels_alike:
-        record = replace(
-            record, spread={size: torch.stack([level[size].float() for level in record.levels]).mean(0) for size in record.levels[0]}
-        )
-    elif way.level is not None:
-        record = replace(record, spread=record.levels[way.level])
-    elif not way.affinity:
-        record = replace(record, spread={})
-    given = {"frames": frames} | way.inputs
-    return CrossAttentionMask.execute(replace(trajectory, record=record), words, **given).result[0].numpy()
+# Inputs of the node Cross-Attention Mask in place of its defaults (frames None: not connected), and what is left of the record for it to draw from.
+WAYS: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
+    "default": ({}, untouched),
+    "default_no_pixel_refinement": (NO_EDGES, untouched),
+    "no_frames": ({"frames": None}, untouched),
+    "ladder/flat": (BARE, levels_alike),
+    "ladder/noise_weighted": (BARE, without_affinity),
+    "ladder/affinity": (BARE, untouched),
+    "ladder/smoothing": (NO_EDGES, untouched),
+    "without/affinity": ({}, without_affinity),
+    "without/affinity_and_noise_weights": ({}, levels_alike),
+    "without/smoothing": ({"smoothing": 0}, untouched),
+    **{f"{name}/with_edges": ({"threshold": rule}, untouched) for name, rule in RULES.items()},
+    **{f"{name}/without_edges": ({"threshold": rule} | NO_EDGES, untouched) for name, rule in RULES.items()},
+    **{f"level/{level}": ({"frames": None}, level_alone(level)) for level in LEVELS},
+}
 
 
 def figures(clip: MaskClip, mask: np.ndarray) -> dict[str, float]:
@@ -105,10 +92,18 @@ def figures(clip: MaskClip, mask: np.ndarray) -> dict[str, float]:
 
 @torch.inference_mode()
 def measure(bench: Bench, clip: MaskClip) -> tuple[Figures, np.ndarray]:
+    from blade.nodes.mask import CrossAttentionMask
+
     frames = clip.render(FRAMES)
     trajectory = bench.walk(bench.demo.model, clip.source_prompt, frames, STEPS)
-    image = torch.from_numpy(frames).float() / 255
-    masks = {name: draw_mask(trajectory, image, clip.words, way) for name, way in WAYS.items()} | {EXACT: clip.truth(FRAMES)}
+    record, image = trajectory.record, {"frames": torch.from_numpy(frames).float() / 255}
+    masks = {
+        EXACT: clip.truth(FRAMES),
+        P2P: prompt_to_prompt(record, record.words.choose(clip.words)[0].columns, trajectory.pixels).numpy(),
+    }
+    for name, (inputs, left) in WAYS.items():
+        given = replace(trajectory, record=left(record))
+        masks[name] = CrossAttentionMask.execute(given, clip.words, **image | inputs).result[0].numpy()
     return {name: figures(clip, mask) for name, mask in masks.items()}, picture(clip, frames, masks)
 
 
@@ -117,7 +112,7 @@ def picture(clip: MaskClip, frames: np.ndarray, masks: dict[str, np.ndarray]) ->
     middle, shown = FRAMES // 2, {}
     exact, frame = (cv2.resize(of[middle], None, fx=2, fy=2) for of in (masks[EXACT], frames))
     outline, _ = cv2.findContours((exact > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    for name in ("p2p_0.3", "ladder/flat", "default_no_pixel_refinement", "default"):
+    for name in (P2P, "ladder/flat", "default_no_pixel_refinement", "default"):
         dimmed = frame * (0.3 + 0.7 * cv2.resize(masks[name][middle], None, fx=2, fy=2)[..., None])
         shown[name] = cv2.drawContours(dimmed.astype(np.uint8), outline, -1, (255, 255, 255), 1)[None]
     return strip(shown, [0], 2 * SIZE, f"{clip.kind.replace('_', ' ')}: {clip.words}")
@@ -125,7 +120,7 @@ def picture(clip: MaskClip, frames: np.ndarray, masks: dict[str, np.ndarray]) ->
 
 def summary(rows: Rows) -> dict[str, Any]:
     """The keys of `masks`."""
-    iou = {name: rows.mean(name, "iou") for name in (*WAYS, EXACT)}
+    iou = {name: rows.mean(name, "iou") for name in (*WAYS, P2P)}
     flicker = rows.means(("default", "without/smoothing", "ladder/smoothing", "ladder/affinity", EXACT), "flicker")
     edges = {"with_edges": iou["default"], "without_edges": iou["default_no_pixel_refinement"]}
     worst, key = min((of["default"]["iou"], key) for key, of in rows.clips.items())
@@ -133,11 +128,11 @@ def summary(rows: Rows) -> dict[str, Any]:
     return {
         "clips": len(rows.clips),
         "iou": {name: iou[name] for name in ROWS}
-        | {"default_plain_clips": rows.mean("default", "iou", "plain"), "gain_over_p2p_0.3": iou["default"] - iou["p2p_0.3"]},
+        | {"default_plain_clips": rows.mean("default", "iou", "plain"), "gain_over_p2p_0.3": iou["default"] - iou[P2P]},
         "iou_by_kind": {name: rows.by_kind(name, "iou") for name in ROWS},
         "worst": (worst, f"{kind} {int(number) + 1}"),
         "wrong_object_covered": rows.mean("default", "covered", "two"),
-        "wrong_object_covered_by_p2p_0.3": rows.mean("p2p_0.3", "covered", "two"),
+        "wrong_object_covered_by_p2p_0.3": rows.mean(P2P, "covered", "two"),
         "flicker": flicker,
         "flicker_ratio": flicker["default"] / flicker["without/smoothing"],
         "flicker_ratio_no_pixel_refinement": flicker["ladder/smoothing"] / flicker["ladder/affinity"],
@@ -170,14 +165,12 @@ def goals(found: dict[str, Any]) -> Goals:
     }
 
 
-def shown(kind: str, number: int, count: int) -> bool:
-    """Another clip for each kind, since all begin with the same shape."""
-    return number == KINDS.index(kind) % count
-
-
 def draw(found: dict[str, Any], strips: list[np.ndarray]) -> dict[str, np.ndarray]:
-    return {"masks.jpg": np.concatenate([np.concatenate(strips[index : index + 2], 1) for index in range(0, len(strips), 2)])}
+    """Another clip of each kind, since all begin with the same shape, two in a row."""
+    count = len(strips) // len(KINDS)
+    shown = [strips[count * place + place % count] for place in range(len(KINDS))]
+    return {"masks.jpg": np.concatenate([np.concatenate(pair, 1) for pair in zip(shown[::2], shown[1::2], strict=True)])}
 
 
 QUICK = {kind: listed[:1] for kind, listed in DEVELOPMENT_CLIPS.items()}
-PART = Part("masks", TEST_CLIPS, QUICK, measure, summary, tables, goals, ("default", "iou"), shown, draw)
+PART = Part("masks", TEST_CLIPS, QUICK, measure, summary, tables, goals, ("default", "iou"), 8, draw)

@@ -79,15 +79,8 @@ def measure(bench: Bench, edit: Edit) -> tuple[Figures, np.ndarray]:
 
 def summary(rows: Rows) -> dict[str, Any]:
     """Means with their 95 % intervals over the edits by figure and row, success by kind too; and, edit by edit, the whole method less each other row."""
-
-    def less(name: str, figure: str) -> dict[str, float]:
-        return interval(rows.column(WHOLE, figure) - rows.column(name, figure))
-
-    whole_less = {
-        name: {figure: less(name, figure) for figure in (*FIGURES, *(["mask_iou"] if name in MASKED else []))}
-        for name in TITLES
-        if name != WHOLE
-    }
+    others = {name: [*FIGURES, *(["mask_iou"] if name in MASKED else [])] for name in TITLES if name != WHOLE}
+    whole_less = {name: {figure: rows.less(WHOLE, name, figure) for figure in judged} for name, judged in others.items()}
     return {
         "edits": rows.count,
         "seeds": seeds(rows),
@@ -171,6 +164,4 @@ def draw(found: dict[str, Any], strips: list[np.ndarray]) -> dict[str, np.ndarra
 
 
 PEERS, QUICK = ({kind: listed[:count] for kind, listed in EDITS.items()} for count in (16, 2))
-PART = Part(
-    "peers", PEERS, QUICK, measure, summary, tables, goals, (WHOLE, "background_psnr_db"), lambda kind, number, count: number < SHOWN, draw
-)
+PART = Part("peers", PEERS, QUICK, measure, summary, tables, goals, (WHOLE, "background_psnr_db"), SHOWN, draw)

@@ -16,16 +16,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noq
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # noqa: E402
 from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler  # noqa: E402
 
-STABLE_DIFFUSION = dict(
-    num_train_timesteps=1000,
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    set_alpha_to_one=True,
-    clip_sample=False,
-    timestep_spacing="leading",
-    steps_offset=1,
-)
+STABLE_DIFFUSION: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+STABLE_DIFFUSION |= {"set_alpha_to_one": True, "clip_sample": False, "timestep_spacing": "leading", "steps_offset": 1}
 
 
 def diffusers_unet(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNet2DConditionModel:
@@ -76,11 +68,7 @@ def invert_with_diffusers(
 def sample_with_diffusers(
     unet: UNet2DConditionModel, latents: Tensor, context: Tensor, steps: int, prediction: str, *, zero_snr: bool = False
 ) -> Tensor:
-    """DDIMScheduler's walk (eta 0) from the highest level that invert_with_diffusers reaches down to clean.
-
-    latents: [frames, 4, h, w] of that level, in the coordinates and, with all else, in the form of invert_with_diffusers.
-    Returns [steps + 1, frames, 4, h, w], also by rising noise: [0] is the sampled clip, [-1] is `latents`.
-    """
+    """DDIMScheduler's walk (eta 0) from the highest level that invert_with_diffusers reaches, `latents`, down to clean. All else as there."""
     scheduler = DDIMScheduler(**STABLE_DIFFUSION, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
     scale = level_scales(scheduler, steps)
     return walk(scheduler, unet, latents * scale[-1], context).flip(0) / scale

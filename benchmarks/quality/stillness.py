@@ -117,4 +117,4 @@ def goals(found: dict[str, Any]) -> Goals:
 
 
 QUICK = {kind: listed[:2] for kind, listed in EDITS.items()}
-PART = Part("temporal", EDITS, QUICK, measure, summary, tables, goals, ("default", "warp_error"), lambda kind, number, count: number == 0)
+PART = Part("temporal", EDITS, QUICK, measure, summary, tables, goals, ("default", "warp_error"))

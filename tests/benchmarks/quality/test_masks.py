@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,21 @@ import torch
 
 from benchmarks.quality.bench import prompt_to_prompt
 from benchmarks.quality.mask_clips import FRAMES, KINDS, TEST_CLIPS
-from benchmarks.quality.masks import LEVELS, NAMES, RULES, WAYS, draw, figures, goals, picture, shown, summary, tables
+from benchmarks.quality.masks import (
+    LEVELS,
+    NAMES,
+    RULES,
+    WAYS,
+    draw,
+    figures,
+    goals,
+    level_alone,
+    levels_alike,
+    picture,
+    summary,
+    tables,
+    without_affinity,
+)
 from benchmarks.quality.part import Rows
 from benchmarks.report import met
 from blade.attention.record import CrossAttentionRecord
@@ -23,7 +38,9 @@ def rows(value: Callable[[str, str, int, str], float]) -> Rows:
     """value(name, kind, number, figure)"""
     return Rows(
         {
-            f"{kind}/{number}": {name: {figure: value(name, kind, number, figure) for figure in FIGURES} for name in (*WAYS, "exact")}
+            f"{kind}/{number}": {
+                name: {figure: value(name, kind, number, figure) for figure in FIGURES} for name in (*WAYS, "exact", "p2p_0.3")
+            }
             for kind in KINDS
             for number in range(len(TEST_CLIPS[kind]))
         }
@@ -51,7 +68,7 @@ def leaves(of: object) -> list:
 
 
 def test_every_way_is_shown_somewhere() -> None:
-    values = {name: index / 100 for index, name in enumerate((*WAYS, "exact"), 1)}
+    values = {name: index / 100 for index, name in enumerate((*WAYS, "exact", "p2p_0.3"), 1)}
     shown = leaves(summary(rows(lambda name, *_: values[name])))
     assert [name for name, value in values.items() if value not in [pytest.approx(leaf) for leaf in shown]] == []
 
@@ -119,11 +136,17 @@ def test_each_goal_is_missed_by_its_own_figure(name: str, kind: str, figure: str
     assert sum(not met(*goal) for goal in goals(summary(rows(value))).values()) == (kind != "small")
 
 
-def test_the_picture_shows_another_clip_of_each_kind_two_in_a_row() -> None:
-    assert [[number for number in range(8) if shown(kind, number, 8)] for kind in KINDS] == [[index] for index in range(8)]
-    assert all(shown(kind, 0, 1) for kind in KINDS)
-    strips = [np.full((2, 3, 3), index, np.uint8) for index in range(4)]
-    assert draw({}, strips)["masks.jpg"][::2, ::3, 0].tolist() == [[0, 1], [2, 3]]
+@pytest.mark.parametrize("count, shown", [(1, [0, 1, 2, 3, 4, 5, 6, 7]), (8, [0, 9, 18, 27, 36, 45, 54, 63])])
+def test_the_picture_shows_another_clip_of_each_kind_two_in_a_row(count: int, shown: list[int]) -> None:
+    strips = [np.full((2, 3, 3), index, np.uint8) for index in range(count * len(KINDS))]
+    assert draw({}, strips)["masks.jpg"][::2, ::3, 0].ravel().tolist() == shown
+
+
+def test_what_is_left_of_a_record_is_what_the_way_says() -> None:
+    record = replace(record_of(cells((3, 3, 1.0)), cells((3, 3, 0.5))), spread={(16, 16): torch.ones(1, 3, 16, 16)})
+    assert without_affinity(record).spread == {}
+    assert torch.equal(level_alone(1)(record).spread[(16, 16)], record.levels[1][(16, 16)])
+    assert float(levels_alike(record).spread[(16, 16)][0, 1, 3, 3]) == pytest.approx(0.375)
 
 
 def test_a_clip_is_dimmed_outside_each_mask() -> None:
@@ -140,7 +163,7 @@ def test_a_clip_is_dimmed_outside_each_mask() -> None:
 
 def test_each_way_of_a_rule_exists() -> None:
     assert {f"{rule}/{edges}" for rule in RULES for edges in ("with_edges", "without_edges")} <= set(WAYS)
-    assert [WAYS[f"level/{level}"].level for level in LEVELS] == list(LEVELS)
+    assert {f"level/{level}" for level in LEVELS} <= set(WAYS)
 
 
 def test_the_exact_mask_fits_and_one_of_the_other_object_covers_it() -> None:

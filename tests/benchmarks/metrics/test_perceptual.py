@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality.perceptual import DEVIATION, MEAN, BackgroundLpips, ClipFigures, frame_acc, prepared, tem_con
+from benchmarks.metrics.perceptual import DEVIATION, MEAN, BackgroundLpips, ClipFigures, frame_acc, prepared, tem_con
 
 SIDE = 16
 WORDS = ("a", "red", "blue", "cat")
