@@ -5,7 +5,8 @@ import torch
 
 from blade.attention.masks import fade_out, grow_mask
 from blade.blending.composite import ALPHA, METHODS, POISSON, colour_shift, composite, poisson, window
-from demo.scenes import Thing, render_clip
+from demo.scenes import Thing
+from tests.clips import render_clip
 
 FRAMES, SIDE = 3, 128
 THINGS = [Thing("red", "star", 0.45, 0.55, 0.22)]

@@ -9,8 +9,8 @@ import pytest
 
 from demo.clips import CLIPS, FRAMES, render, truth
 from demo.run import EDITS, MEASURE, add_measuring, goals, measure, seconds_by_stage
-from demo.scenes import render_clip
 from runner.graphs import to_prompt
+from tests.clips import render_clip
 
 HERE = Path(__file__).resolve().parents[1] / "runner"
 CASES = [("colour", "blade_red_circle"), ("shape", "blade_yellow_square")]

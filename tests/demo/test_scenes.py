@@ -21,8 +21,8 @@ from demo.scenes import (
     random_scene,
     random_thing,
     random_things,
-    render_clip,
 )
+from tests.clips import render_clip
 
 
 def test_the_world_is_as_large_as_promised():

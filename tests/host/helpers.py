@@ -4,7 +4,8 @@ from functools import cached_property
 
 import torch
 
-from demo.scenes import Thing, render_clip
+from demo.scenes import Thing
+from tests.clips import render_clip
 
 CFG = 7.5
 BOX = (32, 96, 40, 104)  # top, bottom, left, right: around the clip's thing, in whole cells

@@ -11,7 +11,7 @@ import torch
 from benchmarks.quality.mask_clips import DEVELOPMENT_CLIPS
 from blade.video.load import load_clip
 from demo import clips
-from demo.scenes import render_clip
+from tests.clips import render_clip
 from tests.host.helpers import progress_seen
 
 FRAMES, SIDE = 4, 128

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from demo.scenes import Thing, render_clip
+from demo.scenes import Thing
 from metrics.reconstruction import latent_psnr
 from runner.host import REPOSITORY
+from tests.clips import render_clip
 
 FRAMES, STEPS = 3, 6
 SOURCE = "a red circle on grass"

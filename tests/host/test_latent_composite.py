@@ -12,7 +12,8 @@ SIDE = 128
 
 @pytest.fixture(scope="module")
 def source(studio):
-    from demo.scenes import Thing, render_clip
+    from demo.scenes import Thing
+    from tests.clips import render_clip
 
     pictures, _ = render_clip(900_100, [Thing("red", "circle", 0.4, 0.45, 0.24)], "grass", studio.frames, (0.03, 0.02))
     return torch.from_numpy(pictures).float() / 255

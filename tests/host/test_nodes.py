@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from demo.scenes import Thing, render_clip
+from demo.scenes import Thing
+from tests.clips import render_clip
 
 FRAMES, STEPS = 4, 6
 

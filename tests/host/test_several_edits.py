@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from demo.check import colour_in
-from demo.scenes import Thing, render_clip
+from demo.scenes import Thing
+from tests.clips import render_clip
 from tests.host.helpers import EDITED, TARGET, Studio, in_cells
 
 
