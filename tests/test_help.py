@@ -65,7 +65,7 @@ def said() -> str:
     """Every text in the pack's code, one a line, with an ellipsis for each value that is put into it."""
     found = []
     for folder in ("nodes", "host", "video", "inversion", "attention", "blending", "metrics"):
-        for path in sorted((ROOT / folder).glob("*.py")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
                     found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
