@@ -73,7 +73,7 @@ def test_the_background_has_a_say_in_the_split_up_to_the_hottest_step():
     counts = np.zeros(256, int)
     counts[[0, 100, 255]] = 40, 30, 30
     split_above_ground, split_below_top = 0.4 * 0.6 * (0 - 177.5) ** 2, 0.7 * 0.3 * (300 / 7 - 255) ** 2  # variance between the classes
-    assert otsu(counts) == (0 if split_above_ground > split_below_top else 100) == 100
+    assert split_below_top > split_above_ground and otsu(counts) == 100
 
 
 def test_a_clip_without_heat_has_a_threshold_of_zero_and_one_with_a_single_warm_pixel_does_not():
