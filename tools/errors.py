@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from runner.host import REPOSITORY
+
 PAGE = REPOSITORY / "ERRORS.md"
 ROOMS = {
     "nodes": "Several nodes",  # what is no node's own; the others stand below their node's title

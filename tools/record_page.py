@@ -14,10 +14,9 @@ from pathlib import Path
 
 from demo.base import add_placeholders, prepare_base
 from runner.fetch import find_comfy
-from runner.host import ComfyHost
+from runner.host import REPOSITORY, ComfyHost
 from runner.page import open_page
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES = REPOSITORY / "tests" / "runner"
 WORKFLOWS = [*sorted((REPOSITORY / "workflows").glob("*.json")), FIXTURES / "page_cases.json"]
 EXPORT = """

@@ -4,6 +4,7 @@
 
 Writes workflows/*.jpg, demo/result.jpg and demo/edited.mp4 from what `demo.run` left in the first folder, and from benchmarks/results/*.jpg. The
 second is the base folder of `demo.ui`: the thumbnails of graphs that `demo.run` does not run are made from the videos that they left there.
+Those of graphs that no demo model can run (ControlNet, SDXL) show no edit, and are never made anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 from einops import rearrange
 
@@ -65,21 +65,6 @@ def stacked(*pictures: np.ndarray) -> np.ndarray:
     return square
 
 
-def canny(picture: np.ndarray) -> np.ndarray:
-    """White lines on black, as a ControlNet for edges takes them. uint8 RGB of the same size"""
-    return cv2.cvtColor(cv2.Canny(cv2.GaussianBlur(picture, (5, 5), 0), 100, 200), cv2.COLOR_GRAY2RGB)
-
-
-def two_sizes(picture: np.ndarray) -> np.ndarray:
-    """A frame as large as SDXL draws it, and on it the size of SD1.5's, for a graph that no demo model can run."""
-    square = sized(picture, SIDE)
-    for text, side in (("1024", 512), ("512", 256)):
-        cv2.rectangle(square, (3, 3), (side - 4, side - 4), (255, 255, 255), 3)
-        (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 1.1, 2)
-        cv2.putText(square, text, (side - width - 18, side - 20), cv2.FONT_HERSHEY_DUPLEX, 1.1, (255, 255, 255), 2, cv2.LINE_AA)
-    return square
-
-
 def newest(base: Path, graph: str) -> Path:
     """The video that a graph left when it last ran. Raises FileNotFoundError where it has not."""
     found = sorted((base / "output" / "video").glob(f"{graph}_*.mp4"))
@@ -98,8 +83,6 @@ def thumbnails(demo: Path, ui: Path | None) -> dict[str, np.ndarray]:
         "blade_long_clip": film(demo / "edited.mp4"),
         "blade_check_inversion": stacked(*inversion()),
         "blade_draw_mask": np.concatenate([two_masks(masks, row) for row in (0, 1)]),
-        "blade_controlnet": halves(circle, canny(circle)),
-        "blade_sdxl": two_sizes(circle),
     }
     if ui:
         masked = outline_mask(read_mp4(path("blade_red_circle"))[6:7], read_mp4(MASK)[6:7, ..., 0] / 255)[0]

@@ -15,9 +15,9 @@ import argparse
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from demo.base import prepare_base
 from runner.fetch import find_comfy
@@ -40,8 +40,8 @@ def english_texts(object_info: dict) -> dict[str, str]:
     for node, info in object_info.items():
         if node.startswith("BLADE_"):
             texts |= {f"{node}.display_name": info["display_name"], f"{node}.description": info["description"]}
-            for name, spec in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():
-                texts |= {f"{node}.inputs.{name}.name": name, f"{node}.inputs.{name}.tooltip": (spec[1:] or [{}])[0].get("tooltip")}
+            for name, settings in inputs_of(info).items():
+                texts |= {f"{node}.inputs.{name}.name": name, f"{node}.inputs.{name}.tooltip": settings.get("tooltip")}
             for index, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True)):
                 texts |= {f"{node}.outputs.{index}.name": name, f"{node}.outputs.{index}.tooltip": tooltip}
     return {place: text for place, text in texts.items() if text}
@@ -49,12 +49,18 @@ def english_texts(object_info: dict) -> dict[str, str]:
 
 def option_names(object_info: dict) -> dict[str, list[str]]:
     """The fixed options of the pack's combos, by the place of their tooltip."""
-    found: dict[str, list[str]] = {}
-    for node, info in object_info.items():
-        if node.startswith("BLADE_"):
-            for name, spec in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():
-                found[f"{node}.inputs.{name}.tooltip"] = list((spec[1:] or [{}])[0].get("options") or ())
-    return found
+    return {
+        f"{node}.inputs.{name}.tooltip": list(settings.get("options") or ())
+        for node, info in object_info.items()
+        if node.startswith("BLADE_")
+        for name, settings in inputs_of(info).items()
+    }
+
+
+def inputs_of(info: dict) -> dict[str, dict]:
+    """The settings of a node type's inputs, by name."""
+    specs = info["input"].get("required", {}) | info["input"].get("optional", {})
+    return {name: spec[1] if len(spec) > 1 else {} for name, spec in specs.items()}
 
 
 def flat(tree: dict, above: str = "") -> dict[str, str]:
@@ -152,21 +158,13 @@ def names_of(node: str, english: dict, translated: dict) -> dict[str, str]:
     return found
 
 
-def ask_server() -> dict:
-    """What a server of its own says of the pack's nodes."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ComfyHost(find_comfy(), prepare_base(Path(folder)), cpu=True) as host,
-    ):
-        return host.object_info()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stamp", action="store_true", help="record the English texts that the translations were made from")
     parser.add_argument("--as-is", action="store_true", help="with --stamp: also where only the English text has changed")
     chosen = parser.parse_args()
-    info = ask_server()
+    with TemporaryDirectory() as folder, ComfyHost(find_comfy(), prepare_base(Path(folder)), cpu=True) as host:
+        info = host.object_info()
     english, options, stamps = english_texts(info), option_names(info), read(STAMPS)
     if chosen.stamp:
         stamps = {name: stamped(english, translated_texts(name), stamps.get(name, {}), chosen.as_is) for name in LANGUAGES}
