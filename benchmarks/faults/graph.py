@@ -55,15 +55,13 @@ class FaultHost(ComfyHost):
         self.types = self.object_info()
         return self
 
-    def ask(self, path: str, **told: object) -> dict:
-        data, kind = json.dumps(told).encode() if told else None, {"Content-Type": "application/json"}
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(urllib.request.Request(self.address + path, data, kind), timeout=120) as answer:
-            return json.loads(answer.read() or "{}")
+    def post(self, path: str, **told: object) -> None:
+        request = urllib.request.Request(self.address + path, json.dumps(told).encode(), {"Content-Type": "application/json"})
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120).close()
 
     def arm(self, place: str = "", kind: str = "", at: int = 0) -> None:
         """place: a hook's name; kind: what happens; at: at which of its calls, from 0. Nothing: no fault."""
-        self.ask("/faults/arm", place=place, kind=kind, at=at)
+        self.post("/faults/arm", place=place, kind=kind, at=at)
         self.before = self.warnings()
 
     def warnings(self) -> int:
@@ -74,7 +72,7 @@ class FaultHost(ComfyHost):
         """Runs a prompt, takes its files away, and says what there was."""
         outcome = self.run(with_defaults(prompt, self.types))
         digests = {name: told["sha256"][0] for name, told in outcome.outputs.items() if "sha256" in told}
-        state = self.ask("/faults/state")
+        state = self._get("/faults/state")
         state["leaks"].append(self.warnings() - self.before)
         return Ran(outcome, state, digests, take_files(self.base))
 

@@ -75,7 +75,7 @@ def run_cancellations(comfy: Path, out: Path, quick: bool) -> bool:
         length = fresh.seconds
         while stops < count and late <= 2 * count:  # where a cancellation stopped nothing, this would never end
             nonce, moment = stops + late + 1, draw.uniform(0, length)
-            button = threading.Timer(moment, host.ask, ("/interrupt",), {"nothing": None})
+            button = threading.Timer(moment, host.post, ("/interrupt",))  # the page's
             button.start()
             ran = host.edit(graph(nonce))
             button.cancel()

@@ -124,9 +124,7 @@ class Folder:
 
     def __init__(self, folder: Path):
         self.folder, layout = folder, DAVIS if (folder / DAVIS[0]).is_dir() else FIVE
-        either = " or ".join(
-            f"{first} and {second}, as {whose} has them" for (first, second), whose in ((DAVIS, "DAVIS"), (FIVE, "FiVE-Bench"))
-        )
+        either = f"{DAVIS[0]} and {DAVIS[1]}, as DAVIS has them, or {FIVE[0]} and {FIVE[1]}, as FiVE-Bench has them"
         require((folder / layout[0]).is_dir(), f"--clips: {folder} is of no known layout. It must hold {either}.")
         self.pictures, self.masks = (folder / name / (self.resolution() if layout is DAVIS else "") for name in layout)
 

@@ -32,27 +32,17 @@ OPPOSED = ("random_noise", "plain_attention")
 def summary(rows: Rows) -> dict[str, Any]:
     """Means over the edits with their 95 % intervals, by figure and row, and for each kind of edit the means alone."""
     first, kinds = next(iter(rows.clips.values())), sorted(rows.count)
-    measured = {
-        figure: [row for row in ROWS if figure in first[row]] for figure in (*COLUMNS, "inversion_seconds", "lost_outside_own_mask_db")
-    }
-    measured = {figure: named for figure, named in measured.items() if named}
+    figures = (*COLUMNS, "inversion_seconds", "lost_outside_own_mask_db")
+    measured = {figure: named for figure in figures if (named := [row for row in ROWS if figure in first[row]])}
+    less = {other: {figure: rows.column(METHOD, figure) - rows.column(other, figure) for figure in first[other]} for other in OPPOSED}
     return {
         "edits": {kind: rows.count[kind] for kind in kinds},
         "means": {figure: {row: interval(rows.column(row, figure)) for row in named} for figure, named in measured.items()},
-        "by_kind": {
-            kind: {figure: {row: rows.mean(row, figure, kind) for row in named} for figure, named in measured.items()} for kind in kinds
-        },
-        "method_less": {
-            other: {
-                figure: interval(rows.column(METHOD, figure) - rows.column(other, figure))
-                for figure, named in measured.items()
-                if {METHOD, other} <= set(named)
-            }
-            for other in OPPOSED
-        },
+        "by_kind": {kind: {figure: {row: rows.mean(row, figure, kind) for row in named} for figure, named in measured.items()} for kind in kinds},
+        "method_less": {other: {figure: interval(gaps) for figure, gaps in of.items()} for other, of in less.items()},
         "composite_pixels_changed_outside": int(rows.column(COMPOSITE, "changed").sum()),
         "composite_pixels_compared": int(rows.column(COMPOSITE, "compared").sum()),
-    }
+    }  # fmt: skip
 
 
 def table(found: dict[str, Any]) -> str:
