@@ -11,59 +11,39 @@ inversion_memory starts twelve servers (with --quick eight).
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.speed.blending_cost import run_blending
-from benchmarks.speed.edit_cost import run_edit
-from benchmarks.speed.fatezero_case import run_fatezero
-from benchmarks.speed.inversion_cost import run_inversion, run_inversion_memory
-from benchmarks.speed.lengths import run_lengths
-from benchmarks.speed.long_clip import run_memory
-from benchmarks.speed.recording_cost import run_recording
-from benchmarks.speed.report import write_report
-from benchmarks.speed.step_cost import run_steps
-from demo.run import RunFailed
-from runner.fetch import find_comfy
-from runner.host import HostError
+from benchmarks.report import command, machine, merge, met
+from benchmarks.speed.bench import start_comfy
+from benchmarks.speed.memory import fatezero, inversion_memory, memory
+from benchmarks.speed.overheads import blending, recording
+from benchmarks.speed.report import goals, markdown, write_report
+from benchmarks.speed.times import edit, inversion, lengths, steps
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = {
-    "steps": run_steps,
-    "memory": run_memory,
-    "inversion": run_inversion,
-    "inversion_memory": run_inversion_memory,
-    "recording": run_recording,
-    "blending": run_blending,
-    "edit": run_edit,
-    "fatezero": run_fatezero,
-    "lengths": run_lengths,
-}
+QUESTIONS = (steps, memory, inversion, inversion_memory, recording, blending, edit, fatezero, lengths)
+
+
+def part(question: Callable[[Path, Path, bool], dict]) -> Callable[[Path, Path, bool], bool]:
+    """Measures, writes and prints; whether its goals are met. question(comfy, out, quick) gives figures nested as in speed.json."""
+
+    def run(comfy: Path, out: Path, quick: bool) -> bool:
+        start_comfy(comfy)
+        found = question(comfy, out, quick)
+        merge(out / "speed.json", {"machine": {question.__name__: machine(comfy)}, **found})
+        print(f"\n{markdown(found)}", flush=True)
+        return all(met(*goal) for goal in goals(found).values())
+
+    return run
+
+
+PARTS = {question.__name__: part(question) for question in QUESTIONS}
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", type=Path, default=Path("out/bench"), help="where the results go (default: out/bench)")
-    arguments.add_argument("--only", default=",".join(PARTS), help=f"which parts, separated by commas (default: {','.join(PARTS)})")
-    arguments.add_argument("--quick", action="store_true", help="fewer rounds, and shorter clips under keys of their own")
-    options = arguments.parse_args()
-    chosen = options.only.split(",")
-    if unknown := [name for name in chosen if name not in PARTS]:
-        arguments.error(f"--only: there is no part {unknown[0]!r}: take from {', '.join(PARTS)}.")
-    try:
-        comfy = find_comfy(REPOSITORY / ".cache")
-        reached = []
-        for name in chosen:
-            begin = time.monotonic()
-            reached.append(PARTS[name](comfy, options.out.resolve(), options.quick))
-            print(f"({name}: {(time.monotonic() - begin) / 60:.1f} min)\n", flush=True)
-    except (HostError, RunFailed, ValueError) as error:
-        print(f"The benchmark failed: {error}", file=sys.stderr)
-        return 1
-    write_report(options.out.resolve())
-    return 0 if all(reached) else 2
+    quick = "fewer rounds, and shorter clips under keys of their own"
+    return command(__doc__, PARTS, "out/bench", quick, report=lambda comfy, out: write_report(out))
 
 
 if __name__ == "__main__":

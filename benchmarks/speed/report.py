@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,183 +12,183 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.report import met, table
-from benchmarks.speed import blending_cost, edit_cost, fatezero_case, inversion_cost, long_clip, recording_cost, step_cost
+from benchmarks.report import Goals, met, table
+from benchmarks.speed.memory import GB, MIB, STAGES
+from benchmarks.speed.overheads import SETTINGS
 
-MIB, GB = 2**20, 10**9
 MEASURED, LIMIT, PLAIN = "#2b6cb0", "#c53030", "#a0aec0"
+MOST_OF_STOCK, MOST_OVER_PREDICTION, MOST_OVERHEAD, LEAST_SHARE = 1.05, 1.05, 0.03, 0.90
+LONGEST_GROWTH, MOST_GB_ABOVE = 1.10, 0.2
+Rows = list[list[str]]
 
 
-def at(found: dict, *path: str) -> Any:
-    """A value inside nested dicts; None where a part is missing."""
-    for name in path:
-        if not isinstance(found, dict) or name not in found:
-            return None
+def at(found: dict, path: str, missing: Any = None) -> Any:
+    """A value inside nested dicts, by its keys with dots between; `missing` where there is none."""
+    for name in path.split("."):
+        if name not in found:
+            return missing
         found = found[name]
     return found
 
 
-def goals(found: dict) -> dict[str, tuple[float, str, float]]:
+def goals(found: dict) -> Goals:
     """What must be reached, of what was measured: figure -> (value, "at least" or "at most", bound)."""
-    predicted = at(found, "temporal", "step_ratio_predicted", "first_previous")
-    listed = {
-        "a step with keys of first and previous, of stock's": (
-            at(found, "temporal", "step_ratio", "first_previous"),
-            "at most",
-            step_cost.MOST_OVER_PREDICTION * (predicted or 0),
-        ),
-        "DDIM Invert with its record, of stock KSampler's time": (
-            at(found, "inversion", "ratio_to_stock"),
-            "at most",
-            inversion_cost.MOST_OF_STOCK,
-        ),
-        "recording adds": (at(found, "overhead", "recording"), "at most", recording_cost.MOST_OVERHEAD),
-        "blending and masks add": (at(found, "overhead", "blending_and_masks"), "at most", blending_cost.MOST_OVERHEAD),
-        "a whole edit's share of stock's throughput": (at(found, "edit", "share_of_stock_throughput"), "at least", edit_cost.LEAST_SHARE),
-        "FateZero's case, GB above stock KSampler": (
-            at(found, "memory", "fatezero_case_gb_above_stock"),
-            "at most",
-            fatezero_case.MOST_ABOVE,
-        ),
-    }
-    listed |= {
-        f"memory of {name.split('_')[0]} frames, of that of {name.split('_')[2]}": (ratio, "at most", long_clip.LONGEST_GROWTH)
-        for name, ratio in (at(found, "temporal", "peak_memory_ratio") or {}).items()
-    }
-    for name, run in (at(found, "inversion", "memory") or {}).items():
-        frames = name.split("_")[0]
-        listed[f"DDIM Invert's peak at {frames} frames, MiB"] = (run["inversion"] / MIB, "at most", run["limit"] / MIB)
-    return {name: goal for name, goal in listed.items() if goal[0] is not None}
+    longest_step = MOST_OVER_PREDICTION * at(found, "temporal.step_ratio_predicted.first_previous", 0)
+    listed = [
+        ("a step with keys of first and previous, of stock's", "temporal.step_ratio.first_previous", "at most", longest_step),
+        ("DDIM Invert with its record, of stock KSampler's time", "inversion.ratio_to_stock", "at most", MOST_OF_STOCK),
+        ("recording adds", "overhead.recording", "at most", MOST_OVERHEAD),
+        ("blending and masks add", "overhead.blending_and_masks", "at most", MOST_OVERHEAD),
+        ("a whole edit's share of stock's throughput", "edit.share_of_stock_throughput", "at least", LEAST_SHARE),
+        ("FateZero's case, GB above stock KSampler", "memory.fatezero_case_gb_above_stock", "at most", MOST_GB_ABOVE),
+        ("a smaller case, GB above stock KSampler", "memory.fatezero_case_gb_above_stock_quick", "at most", MOST_GB_ABOVE),
+    ]
+    reached = {name: (at(found, path), which, bound) for name, path, which, bound in listed}
+    for name, ratio in at(found, "temporal.peak_memory_ratio", {}).items():
+        reached["memory of {0} frames, of that of {2}".format(*name.split("_"))] = (ratio, "at most", LONGEST_GROWTH)
+    for name, run in at(found, "inversion.memory", {}).items():
+        reached[f"DDIM Invert's peak at {name.split('_')[0]} frames, MiB"] = (run["inversion"] / MIB, "at most", run["limit"] / MIB)
+    if not at(found, "overhead.recording_latents_identical", True):  # worth a row only where it is missed
+        reached["the latents with recording, of those without to the bit"] = (0, "at least", 1)
+    return {name: goal for name, goal in reached.items() if goal[0] is not None}
 
 
-def spread(quarters: list[float], digits: int = 3) -> str:
+def spread(quarters: list[float]) -> str:
     low, middle, high = quarters
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def percent(quarters: list[float]) -> str:
-    low, middle, high = (100 * value for value in quarters)
-    return f"{middle:.1f} % ({low:.1f} to {high:.1f})"
+def spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def added_rows(name: str, details: Any) -> Rows:
+    """Of the entries of `overhead`, those with details of recording and of blending."""
+    title = {"recording_details": "recording, CFG 1", "blending_details": "blending and masks, CFG 7.5"}.get(name)
+    quartiles = details["quartiles"] if title else {}
+    percent = {kind: [100 * value for value in quarters] for kind, quarters in quartiles.items()}
+    return [
+        [str(title), kind, f"{details['shares'][kind]:.0%}", f"{middle:.1f} % ({low:.1f} to {high:.1f})"]
+        for kind, (low, middle, high) in percent.items()
+    ]
+
+
+def case_rows(name: str, case: Any) -> Rows:
+    """Of the entries of `memory`, those that are whole cases."""
+    if name not in ("fatezero_case", "fatezero_case_quick"):
+        return []
+    title, above = f"{case['frames']} frames, {case['pixels']} px, {case['steps']} steps", case["above_stock"]
+    rows = [["", stage, f"{peak / GB:.3f}", f"{above[stage] / GB:.3f}"] for stage, peak in case["peak"].items()]
+    return [[title, "KSampler", f"{case['stock_peak'] / GB:.3f}", ""], *rows]
+
+
+def stage_cell(stage: dict) -> str:
+    return f"{spread(stage['ratio_to_stock'])}; {stage['seconds_per_frame_and_step']:.3f} s"
+
+
+TABLES: dict[str, tuple[list[str], str, Callable[[str, Any], Rows]]] = {  # heads, where the entries are, the rows of an entry by its name
+    "A step with temporal attention, of stock's": (
+        ["keys and values from", "measured", "predicted from the attention"],
+        "temporal.step.quartiles",
+        lambda name, step: [[spaced(name), spread(step["ratio"]), spread(step["predicted"])]],
+    ),
+    "DDIM Invert, of stock KSampler's time": (
+        ["", "ratio"],
+        "inversion.time.quartiles",
+        lambda name, ratio: [["without" if name.endswith("without_record") else "with the words' record", spread(ratio)]],
+    ),
+    "What is added to a step": (["", "levels", "their share", "added there"], "overhead", added_rows),
+    "A whole edit, of the throughput of the same U-Net calls in stock ComfyUI": (
+        ["", "share"],
+        "edit.details.quartiles",
+        lambda name, share: [[spaced(name), spread(share)]],
+    ),
+    "By length and shape": (
+        ["clip", "", "DDIM Invert, of KSampler; a frame and step", "Blended Sampler, of KSampler at CFG 7.5; a frame and step"],
+        "stages",
+        lambda name, clip: [
+            [spaced(name), f"{clip['pixels']} px, {clip['dtype']}", *(stage_cell(clip[one]) for one in ("invert", "sample"))]
+        ],
+    ),
+    "Memory of FateZero's case, GB above the loaded model": (["case", "stage", "peak", "above KSampler"], "memory", case_rows),
+    "Memory by length, file to file, MiB": (
+        ["frames", "the server's peak", "trajectory", "above both", "peak in"],
+        "temporal.memory",
+        lambda name, run: [
+            [str(run["frames"]), *(f"{run[kind] / MIB:.0f}" for kind in ("peak", "trajectory", "above")), run["peak_stage"]]
+        ],
+    ),
+}
 
 
 def markdown(found: dict) -> str:
     """All tables, of the parts that were measured. Medians, with quartiles in brackets."""
-    listed = goals(found)
-    shown = [
-        [name, f"{value:.4g}", f"{which} {bound:.4g}", "met" if met(value, which, bound) else "MISSED"]
-        for name, (value, which, bound) in listed.items()
+    added = {name: at(found, f"overhead.{name}") for name in ("recording", "blending_and_masks", "confine", "structure")}
+    told = ", ".join(f"{spaced(name)} {100 * value:.2f} %" for name, value in added.items() if value is not None)
+    notes = {
+        "What is added to a step": f"Over a whole run: {told}; confine and structure on top of blending and masks.",
+        "Memory of FateZero's case, GB above the loaded model": "FateZero publishes 12 GB of GPU memory, 100 GB of RAM and 100 s "
+        "for 8 frames, on an RTX 3090: another card.",
+    }
+    judged = [
+        [name, f"{goal[0]:.4g}", f"{goal[1]} {goal[2]:.4g}", "met" if met(*goal) else "MISSED"] for name, goal in goals(found).items()
     ]
-    parts = {"Goals": table(["figure", "measured", "goal", ""], shown)} if shown else {}
-    if steps := at(found, "temporal", "step", "quartiles"):
-        rows = [[name.replace("_", " "), spread(one["ratio"]), spread(one["predicted"])] for name, one in steps.items()]
-        parts["A step with temporal attention, of stock's"] = table(
-            ["keys and values from", "measured", "predicted from the attention"], rows
-        )
-    if time := at(found, "inversion", "time", "quartiles"):
-        names = {"ratio_to_stock": "with the words' record", "ratio_to_stock_without_record": "without"}
-        parts["DDIM Invert, of stock KSampler's time"] = table(["", "ratio"], [[names[name], spread(one)] for name, one in time.items()])
-    rows = []
-    for part, key in (("recording, CFG 1", "recording_details"), ("blending and masks, CFG 7.5", "blending_details")):
-        details = at(found, "overhead", key) or {}
-        for kind, quarters in details.get("quartiles", {}).items():
-            rows.append([part, kind, f"{details['shares'][kind]:.0%}", percent(quarters)])
-    if rows:
-        parts["What is added to a step"] = table(["", "levels", "their share", "added there"], rows)
-        told = [f"{name.replace('_', ' ')} {100 * value:.2f} %" for name in ("recording", "blending_and_masks", "confine", "structure")
-                if (value := at(found, "overhead", name)) is not None]  # fmt: skip
-        parts["What is added to a step"] += f"\n\nOver a whole run: {', '.join(told)}; confine and structure on top of blending and masks."
-    if edit := at(found, "edit", "details", "quartiles"):
-        rows = [[name.replace("_", " "), spread(one)] for name, one in edit.items()]
-        parts["A whole edit, of the throughput of the same U-Net calls in stock ComfyUI"] = table(["", "share"], rows)
-    rows = [[name.replace("_", " "), f"{clip['pixels']} px, {clip['dtype']}"]
-            + [f"{spread(clip[stage]['ratio_to_stock'])}; {clip[stage]['seconds_per_frame_and_step']:.3f} s" for stage in ("invert", "sample")]
-            for name, clip in found.get("stages", {}).items()]  # fmt: skip
-    if rows:
-        heads = ["clip", "", "DDIM Invert, of KSampler; a frame and step", "Blended Sampler, of KSampler at CFG 7.5; a frame and step"]
-        parts["By length and shape"] = table(heads, rows)
-    rows = []
-    for key in ("fatezero_case", "fatezero_case_quick"):
-        if case := at(found, "memory", key):
-            title = f"{case['frames']} frames, {case['pixels']} px, {case['steps']} steps"
-            rows.append([title, "KSampler", f"{case['stock_peak'] / GB:.3f}", ""])
-            rows += [["", stage, f"{peak / GB:.3f}", f"{case['above_stock'][stage] / GB:.3f}"] for stage, peak in case["peak"].items()]
-    if rows:
-        parts["Memory of FateZero's case, GB above the loaded model"] = table(["case", "stage", "peak", "above KSampler"], rows) + (
-            "\n\nFateZero publishes 12 GB of GPU memory, 100 GB of RAM and 100 s for 8 frames, on an RTX 3090: another card."
-        )
-    rows = [[str(run["frames"]), f"{run['peak'] / MIB:.0f}", f"{run['trajectory'] / MIB:.0f}", f"{run['above'] / MIB:.0f}", run["peak_stage"]]
-            for run in (at(found, "temporal", "memory") or {}).values()]  # fmt: skip
-    if rows:
-        parts["Memory by length, file to file, MiB"] = table(["frames", "the server's peak", "trajectory", "above both", "peak in"], rows)
-    return "\n\n".join(f"## {title}\n\n{text}" for title, text in parts.items()) + "\n"
+    shown = {"Goals": (["figure", "measured", "goal", ""], judged)}
+    for title, (heads, path, rows_of) in TABLES.items():
+        shown[title] = heads, [row for name, entry in at(found, path, {}).items() for row in rows_of(name, entry)]
+    texts = [[f"## {title}", table(heads, rows), notes.get(title)] for title, (heads, rows) in shown.items() if rows]
+    return "\n\n".join(text for texts_of_one in texts for text in texts_of_one if text) + "\n"
 
 
-def draw(found: dict, path: Path) -> bool:
-    """The picture: what is added to stock's time, and memory by frames. False, and no file, where neither was measured."""
-    over = [(title, 100 * value, 100 * bound) for title, value, bound in overheads(found)]
-    memory = list((at(found, "temporal", "memory") or {}).values())
-    inversion = at(found, "inversion", "memory") or {}
-    if not over and not memory and not inversion:
-        return False
+def overheads(found: dict) -> list[tuple[str, float, float | None]]:
+    """What is added to stock's time, of what was measured: title, share of stock's time, and its goal, if it has one."""
+    ratio, share = at(found, "inversion.ratio_to_stock"), at(found, "edit.share_of_stock_throughput")
+    listed = [
+        ("recording (CFG 1)", at(found, "overhead.recording"), MOST_OVERHEAD),
+        ("blending and masks", at(found, "overhead.blending_and_masks"), MOST_OVERHEAD),
+        *((f"{name} {SETTINGS[name][name]} on top", at(found, f"overhead.{name}"), None) for name in ("confine", "structure")),
+        ("DDIM Invert", ratio and ratio - 1, MOST_OF_STOCK - 1),
+        ("a whole edit", share and 1 / share - 1, 1 / LEAST_SHARE - 1),
+    ]
+    return [(title, value, bound) for title, value, bound in listed if value is not None]
+
+
+def draw(found: dict, path: Path) -> None:
+    """The picture: what is added to stock's time, and an edit's memory by frames."""
     figure, (bars, lines) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.3, 1), layout="constrained")
-    places = range(len(over))
-    bars.barh(places, [value for _, value, _ in over], color=MEASURED, height=0.6)
-    for place, (_, value, bound) in zip(places, over, strict=True):
-        limits = [] if math.isnan(bound) else [bound]
-        for limit in limits:
-            bars.plot([limit, limit], [place - 0.4, place + 0.4], color=LIMIT, linewidth=2.5)
-        bars.annotate(f"{value:.1f} %", (max(value, 0, *limits), place), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    over, memory = overheads(found), list(at(found, "temporal.memory", {}).values())
+    bars.barh(range(len(over)), [100 * value for _, value, _ in over], color=MEASURED, height=0.6)
+    for place, (_, value, bound) in enumerate(over):
+        if bound is not None:
+            bars.plot([100 * bound] * 2, [place - 0.4, place + 0.4], color=LIMIT, linewidth=2.5)
+        end = 100 * max(value, bound or 0, 0), place
+        bars.annotate(f"{100 * value:.1f} %", end, (5, 0), textcoords="offset points", va="center", fontsize=9)
     bars.plot([], [], color=LIMIT, linewidth=2.5, label="goal")
-    bars.set_yticks(places, [title for title, _, _ in over])
+    bars.set_yticks(range(len(over)), [title for title, _, _ in over])
     bars.invert_yaxis()
     bars.margins(x=0.15)
     bars.axvline(0, color="black", linewidth=0.8)
     bars.set_xlabel("% added to the time of the same U-Net calls in stock ComfyUI")
     bars.legend(loc="lower right", frameon=False)
-    if memory:
-        frames = [run["frames"] for run in memory]
-        for node, title in long_clip.STAGES.items():
-            sizes = [at(run, "above_idle_by_stage", node, "resident") for run in memory]
-            if None not in sizes:
-                lines.plot(frames, [size / MIB for size in sizes], "o-", label=title, linewidth=1.5, markersize=4)
-        lines.plot(frames, [run["trajectory"] / MIB for run in memory], "--", color=PLAIN, label="trajectory alone")
-        lines.set_title(f"an edit from file to file, {memory[0]['steps']} steps", fontsize=10)
-    elif inversion:
-        frames = [int(name.split("_")[0]) for name in inversion]
-        for kind in ("stock", "inversion"):
-            lines.plot(frames, [run[kind] / MIB for run in inversion.values()], "o-", label=kind)
-    if memory or inversion:
-        lines.set_xlabel("frames")
-        lines.set_ylabel("peak above the idle server, MiB")
-        lines.set_ylim(0, 1.35 * lines.get_ylim()[1])  # room for the legend above the curves
-        lines.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
-    else:
-        lines.set_axis_off()
+    frames = [run["frames"] for run in memory]
+    for node, title in STAGES.items():
+        sizes = [at(run, f"above_idle_by_stage.{node}.resident") for run in memory]
+        if None not in sizes:
+            lines.plot(frames, [size / MIB for size in sizes], "o-", label=title, linewidth=1.5, markersize=4)
+    lines.plot(frames, [run["trajectory"] / MIB for run in memory], "--", color=PLAIN, label="trajectory alone")
+    lines.set_title(f"an edit from file to file, {memory[0]['steps'] if memory else 0} steps", fontsize=10)
+    lines.set(xlabel="frames", ylabel="peak above the idle server, MiB")
+    lines.set_ylim(0, 1.35 * lines.get_ylim()[1])  # room for the legend above the curves
+    lines.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    lines.set_visible(bool(memory))
     for side in (bars, lines):
         side.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
-    return True
-
-
-def overheads(found: dict) -> list[tuple[str, float, float]]:
-    """What is added to stock's time, of what was measured: title, share of stock's time, and its goal (not a number where there is none)."""
-    nothing = math.nan
-    ratio, share = at(found, "inversion", "ratio_to_stock"), at(found, "edit", "share_of_stock_throughput")
-    listed = [
-        ("recording (CFG 1)", at(found, "overhead", "recording"), recording_cost.MOST_OVERHEAD),
-        ("blending and masks", at(found, "overhead", "blending_and_masks"), blending_cost.MOST_OVERHEAD),
-        (f"confine {blending_cost.CONFINE} on top", at(found, "overhead", "confine"), nothing),
-        (f"structure {blending_cost.STRUCTURE} on top", at(found, "overhead", "structure"), nothing),
-        ("DDIM Invert", None if ratio is None else ratio - 1, inversion_cost.MOST_OF_STOCK - 1),
-        ("a whole edit", None if share is None else 1 / share - 1, 1 / edit_cost.LEAST_SHARE - 1),
-    ]
-    return [(title, value, bound) for title, value, bound in listed if value is not None]
 
 
 def write_report(out: Path) -> None:
-    """speed.md and speed.png beside speed.json, of all that it holds. Does nothing where there is none."""
-    if (out / "speed.json").exists():
-        found = json.loads((out / "speed.json").read_text(encoding="utf-8"))
-        (out / "speed.md").write_text(markdown(found), encoding="utf-8")
-        draw(found, out / "speed.png")
+    """speed.md and speed.png beside speed.json, of all that it holds."""
+    found = json.loads((out / "speed.json").read_text(encoding="utf-8"))
+    (out / "speed.md").write_text(markdown(found), encoding="utf-8")
+    draw(found, out / "speed.png")
