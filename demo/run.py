@@ -34,7 +34,7 @@ from metrics.background import dilate, psnr_outside, psnr_outside_five
 from runner.fetch import comfy_version, find_comfy
 from runner.graphs import to_prompt
 from runner.host import REPOSITORY, ComfyHost, HostError, Outcome
-from video.pictures import contact_sheet, in_cell, panels, picked, side_by_side
+from video.pictures import contact_sheet, panels, picked, side_by_side, thumbnail_size
 
 RESULTS = ("edited.mp4", "comparison.mp4", "contact_sheet.png", "report.json")
 SHEET = 3  # frames on the contact sheet
@@ -241,7 +241,7 @@ def run_edit(host: ComfyHost, name: str, target: Path) -> dict:
     }
     video = outcome.outputs[only(prompt, "BLADE_SaveVideo")]["images"][0]
     frames = zip(clips["source"], clips["composite"], clips["mask"], strict=True)
-    shown = [panels(source, edited, mask, in_cell(*mask.shape)) for source, edited, mask in frames]
+    shown = [panels(source, edited, mask, thumbnail_size(*mask.shape)) for source, edited, mask in frames]
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(host.base / "output" / video["subfolder"] / video["filename"], target / "edited.mp4")
     write_mp4(target / "comparison.mp4", np.stack([side_by_side(frame, number) for number, frame in enumerate(shown)]), FPS)

@@ -12,15 +12,13 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host.job import frame_ticks
-from ..inversion.grid import Grid
-from ..video.pictures import Panels, contact_sheet, in_cell, panels, picked, side_by_side, to_bytes, to_fit
+from ..video.pictures import Panels, contact_sheet, panels, picked, side_by_side, thumbnail_size, to_bytes, to_fit
 from ..video.save import check_fps, save_video
 from ..video.whole import Unwritable
-from .common import CATEGORY, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
+from .common import CATEGORY, CELL, check_count, checked, empty_note, masks_of, naming, resize_note, resized, tell
 from .inputs import check_pictures, fps_input
 
 TITLE = "Compare (BLADE)"
-CELL = Grid().cell  # of a mask in latent cells
 
 
 class Compare(io.ComfyNode):
@@ -82,9 +80,9 @@ class Compare(io.ComfyNode):
         with naming(TITLE, "fps"):
             check_fps(fps)
         tell(cls, *(masks.notes if masks else ()))
-        size, cell, chosen = to_fit(height, width, longest_side), in_cell(height, width), picked(count, rows * columns)
+        size, small, chosen = to_fit(height, width, longest_side), thumbnail_size(height, width), picked(count, rows * columns)
         tick = frame_ticks(count)
-        cells: dict[int, Panels] = {}
+        thumbnails: dict[int, Panels] = {}
         clip = torch.empty(0)
 
         def pictures() -> Iterator[np.ndarray]:
@@ -93,7 +91,7 @@ class Compare(io.ComfyNode):
                 tick()
                 given = to_bytes(source[frame]), to_bytes(edited[frame]), masks[frame] if masks else None
                 if frame in chosen:
-                    cells[frame] = panels(*given, cell)
+                    thumbnails[frame] = panels(*given, small)
                 picture = side_by_side(panels(*given, size), frame)
                 if not frame:
                     clip = torch.empty(count, *picture.shape)
@@ -105,7 +103,7 @@ class Compare(io.ComfyNode):
         name = f"blade_compare_{uuid.uuid4().hex}.mp4"
         with naming(TITLE, kind=Unwritable):  # no input says where ComfyUI's temp folder is
             save_video(folder / name, pictures(), fps)
-        sheet = torch.from_numpy(contact_sheet(cells, columns)).float()[None] / 255
+        sheet = torch.from_numpy(contact_sheet(thumbnails, columns)).float()[None] / 255
         return io.NodeOutput(clip, sheet, ui=ui.PreviewVideo([ui.SavedResult(name, "", io.FolderType.temp)]))
 
 

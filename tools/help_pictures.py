@@ -19,7 +19,7 @@ from metrics.edit import measure
 from metrics.edit_chart import plot
 from runner.host import REPOSITORY
 from video.motion import optical_flow
-from video.pictures import contact_sheet, in_cell, panels, picked
+from video.pictures import contact_sheet, panels, picked, thumbnail_size
 
 EDITED = REPOSITORY / "demo" / "edited.mp4"  # the demo's change of colour
 RESULT = REPOSITORY / "demo" / "result.jpg"  # the contact sheets of both its edits, side by side
@@ -59,7 +59,7 @@ def demo_edit() -> dict[str, np.ndarray]:
     """What Compare and Edit Report show of the demo's change of colour, read from its H.264 file, with the exact mask. uint8 RGB [height, width, 3]"""
     clip = "blade_red_circle"
     source, edited, masks = read_mp4(path(clip)), read_mp4(EDITED), truth(clip)
-    size = in_cell(*masks.shape[1:])
+    size = thumbnail_size(*masks.shape[1:])
     shown = {frame: panels(source[frame], edited[frame], masks[frame], size) for frame in picked(len(masks), 3)}
     figures = measure(zip(source, edited, masks, strict=True), MARGIN, partial(optical_flow, finest=0))
     return {"BLADE_Compare": contact_sheet(shown, 1), "BLADE_EditReport": plot(figures)}

@@ -10,7 +10,7 @@ MAGENTA = (255, 0, 255)
 PAPER, INK = (24, 24, 24), (235, 235, 235)
 SOURCE, MASK, EDITED = "source", "mask", "edited"
 DIMMED = 0.45  # of its light, what is outside a mask
-CELL, CELL_LINE = 320, 24  # of a sheet: pixels of the longer side of its pictures, and of height of its lines of text
+THUMBNAIL, THUMBNAIL_LINE = 320, 24  # of a sheet: pixels of the longer side of its pictures, and of height of its lines of text
 LINE, LINE_SHARE = 16, 20  # of a clip: pixels of height of its line of text at least, and the picture's width by it at most
 Panels = dict[str, np.ndarray]
 
@@ -39,10 +39,10 @@ def to_fit(height: int, width: int, longest: int) -> tuple[int, int]:
     return max(1, round(scale * height)), max(1, round(scale * width))
 
 
-def in_cell(height: int, width: int) -> tuple[int, int]:
+def thumbnail_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of a picture in a sheet: small ones grow by a whole factor, so that every pixel stays a square."""
-    times = max(1, CELL // max(height, width))
-    return to_fit(times * height, times * width, CELL)
+    times = max(1, THUMBNAIL // max(height, width))
+    return to_fit(times * height, times * width, THUMBNAIL)
 
 
 def panels(source: np.ndarray, edited: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]) -> Panels:
@@ -94,7 +94,7 @@ def contact_sheet(frames: dict[int, Panels], columns: int) -> np.ndarray:
     frames: each frame's panels by its number, all of one size."""
     first = next(iter(frames.values()))
     height, width = next(iter(first.values())).shape[:2]
-    line, gap = CELL_LINE, CELL_LINE // 3
+    line, gap = THUMBNAIL_LINE, THUMBNAIL_LINE // 3
     margin = text_width(f"frame {max(frames)}", line)
     group, columns = margin + len(first) * (width + gap), min(columns, len(frames))
     rows = -(-len(frames) // columns)

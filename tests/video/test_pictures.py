@@ -5,20 +5,20 @@ import pytest
 import torch
 
 from blade.video.pictures import (
-    CELL,
-    CELL_LINE,
     INK,
     LINE,
     MAGENTA,
     PAPER,
+    THUMBNAIL,
+    THUMBNAIL_LINE,
     contact_sheet,
-    in_cell,
     line_of,
     masked,
     panels,
     picked,
     side_by_side,
     text_width,
+    thumbnail_size,
     to_bytes,
     to_fit,
 )
@@ -90,9 +90,9 @@ def test_a_clip_is_made_smaller_and_never_larger(size, longest, expected):
     assert to_fit(*size, longest) == expected
 
 
-@pytest.mark.parametrize(("size", "expected"), [((128, 128), (256, 256)), ((1080, 1920), (180, 320)), ((CELL, 40), (CELL, 40))])
+@pytest.mark.parametrize(("size", "expected"), [((128, 128), (256, 256)), ((1080, 1920), (180, 320)), ((THUMBNAIL, 40), (THUMBNAIL, 40))])
 def test_small_frames_grow_in_the_sheet_by_whole_pixels(size, expected):
-    assert in_cell(*size) == expected
+    assert thumbnail_size(*size) == expected
 
 
 def test_enlarged_pixels_are_squares_and_the_contour_is_drawn_on_them():
@@ -110,17 +110,17 @@ def test_frames_of_the_sheet_are_spread_from_the_first_to_the_last():
 
 def test_the_sheet_has_a_row_for_each_frame_with_source_mask_and_edit():
     sheet = contact_sheet({frame: shown() for frame in (0, 5, 11)}, 1)
-    gap, left = CELL_LINE // 3, text_width("frame 11", CELL_LINE)
+    gap, left = THUMBNAIL_LINE // 3, text_width("frame 11", THUMBNAIL_LINE)
     for row in range(3):
-        top = CELL_LINE + row * (HEIGHT + gap)
+        top = THUMBNAIL_LINE + row * (HEIGHT + gap)
         for column, picture in enumerate((SOURCE, masked(SOURCE, BOX), EDITED)):
             at = left + column * (WIDTH + gap)
             assert np.array_equal(sheet[top : top + HEIGHT, at : at + WIDTH], picture)
-        assert (sheet[top : top + CELL_LINE, :left] > INK[0] // 2).any()  # its number
+        assert (sheet[top : top + THUMBNAIL_LINE, :left] > INK[0] // 2).any()  # its number
 
 
 def test_several_frames_a_row_leave_no_column_without_a_frame():
     one, two, many = (contact_sheet({frame: shown() for frame in range(3)}, columns) for columns in (1, 2, 9))
     assert two.shape[1] == 2 * one.shape[1]
-    assert many.shape == (CELL_LINE + HEIGHT + CELL_LINE // 3, 3 * one.shape[1], 3)
-    assert (two[CELL_LINE + HEIGHT + CELL_LINE // 3 :, one.shape[1] :] == PAPER).all()  # the fourth place of two rows is empty
+    assert many.shape == (THUMBNAIL_LINE + HEIGHT + THUMBNAIL_LINE // 3, 3 * one.shape[1], 3)
+    assert (two[THUMBNAIL_LINE + HEIGHT + THUMBNAIL_LINE // 3 :, one.shape[1] :] == PAPER).all()  # the fourth place of two rows is empty
