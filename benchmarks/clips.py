@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from demo.figures import TOO_CLOSE
-from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Thing, caption, draw, draw_mask, finish, paint_ground
+from demo.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Thing, caption, draw_mask, render
 
 FRAMES = 16  # over which a drawn clip keeps its speed between the bounds below
 SLOWEST, FASTEST = 2.0, 5.0  # pixels a frame
@@ -39,10 +39,8 @@ class MovingClip:
 
     def __post_init__(self) -> None:
         if min(self.room) <= 0:
-            raise ValueError(
-                f"moving clip: an object of radius {self.thing.radius} at ({self.thing.x}, {self.thing.y}) has no room to move: "
-                f"keep its centre more than {REACH * self.thing.radius:.3f} from every border."
-            )
+            told = f"moving clip: an object of radius {self.thing.radius} at ({self.thing.x}, {self.thing.y}) has no room to move: "
+            raise ValueError(told + f"keep its centre more than {REACH * self.thing.radius:.3f} from every border.")
 
     @property
     def room(self) -> tuple[float, float]:
@@ -57,11 +55,9 @@ class MovingClip:
 
     def centre(self, frame: int) -> tuple[float, float]:
         """Where the object's centre is in a frame, in heights. (x, y)"""
-        x, y = (
-            place + room * np.sin(speed * frame / room)
-            for place, room, speed in zip((self.thing.x, self.thing.y), self.room, self.velocity, strict=True)
-        )
-        return float(x), float(y)
+        swings = zip((self.thing.x, self.thing.y), self.room, self.velocity, strict=True)
+        x, y = (float(middle + room * np.sin(speed * frame / room)) for middle, room, speed in swings)
+        return x, y
 
     def placed(self, frame: int) -> Thing:
         """The object as it is in a frame."""
@@ -70,9 +66,7 @@ class MovingClip:
 
     def render(self, frames: int) -> np.ndarray:
         """The first frames, on a still ground, with the camera noise of demo.scenes in each. uint8 RGB [frames, SIZE, SIZE, 3]"""
-        rng = np.random.default_rng(self.seed)
-        ground = paint_ground(self.ground, rng)
-        return np.stack([finish(draw(ground, self.placed(frame))[0], rng) for frame in range(frames)])
+        return render(self.seed, self.ground, [[self.placed(frame)] for frame in range(frames)])
 
     def truth(self, frames: int, shape: str | None = None) -> np.ndarray:
         """The exact masks: how much of each pixel the object covers, float32 0..1. [frames, SIZE, SIZE]
@@ -136,12 +130,10 @@ def draw_moving(seed: int, rng: np.random.Generator, ground: str, thing: Callabl
 def draw_edit(seed: int, changes: str) -> Edit:
     """An edit of the object's "colour" or of its "shape", of a clip drawn from the seed, with a ground from which both colours stand out."""
     rng = np.random.default_rng([seed, 1])  # the clip's own ground and noise come from the seed alone
-    colours, shapes = rng.permutation(list(COLOURS))[:2], rng.permutation(DRAWN_SHAPES)[:2]
-    source_colour, source_shape = str(colours[0]), str(shapes[0])
-    colour = str(colours[1]) if changes == "colour" else source_colour
-    shape = str(shapes[1]) if changes == "shape" else source_shape
-    grounds = [ground for ground in GROUNDS if ground not in TOO_CLOSE.get(source_colour, ()) + TOO_CLOSE.get(colour, ())]
-    ground = str(rng.choice(grounds))
+    colours, shapes = map(str, rng.permutation(list(COLOURS))[:2]), map(str, rng.permutation(DRAWN_SHAPES)[:2])
+    (source_colour, colour), (source_shape, shape) = colours, shapes
+    colour, shape = (colour, source_shape) if changes == "colour" else (source_colour, shape)
+    ground = str(rng.choice([name for name in GROUNDS if name not in TOO_CLOSE.get(source_colour, ()) + TOO_CLOSE.get(colour, ())]))
 
     def thing() -> Thing:  # stripes are the only pattern: demo.scenes shifts a mottled one when the object turns, which is no rigid motion
         radius, angle = rng.uniform(0.18, 0.24), rng.uniform(-0.15, 0.15)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -74,15 +75,12 @@ class MaskClip:
 
     def render(self, frames: int) -> np.ndarray:
         """The first frames, with the camera noise of demo.scenes in each. uint8 RGB [frames, SIZE, SIZE, 3]"""
-        rng = np.random.default_rng(self.seed)
-        ground = paint_ground(self.paths[0].ground, rng) if self.weave is None else weave(self.paths[0].ground, self.weave, rng)
-        pictures = []
+        rng, name = np.random.default_rng(self.seed), self.paths[0].ground
+        ground, pictures = paint_ground(name, rng) if self.weave is None else weave(name, self.weave, rng), []
         for frame in range(frames):
             picture = ground
-            for path in self.paths:
-                thing = path.placed(frame)
-                mask = cover(thing, self.squeeze)[..., None]
-                picture = picture + mask * (paint_thing(thing, self.surface, self.seed) - picture)
+            for thing in (path.placed(frame) for path in self.paths):
+                picture = picture + cover(thing, self.squeeze)[..., None] * (paint_thing(thing, self.surface, self.seed) - picture)
             pictures.append(finish(picture, rng))
         return np.stack(pictures)
 
@@ -184,17 +182,13 @@ def draw_thing(rng: np.random.Generator, colour: str, shape: str, radii: tuple[f
     return Thing(colour, shape, x, y, radius, float(rng.uniform(-0.15, 0.15)), tint=(red, green, blue))
 
 
-def draw_path(seed: int, rng: np.random.Generator, colour: str, shape: str, ground: str, radii: tuple[float, float]) -> MovingClip:
-    """A path that stays in the picture."""
-    return draw_moving(seed, rng, ground, lambda: draw_thing(rng, colour, shape, radii, 0.06), FRAMES)
-
-
 def draw_pair(
     seed: int, rng: np.random.Generator, colours: tuple[str, str], shapes: tuple[str, str], ground: str
 ) -> tuple[MovingClip, MovingClip]:
     """Two paths that pass near each other, of which the second may lie over the first a little, and that end apart."""
     while True:
-        first, second = (draw_path(seed, rng, *names, ground, (0.13, 0.17)) for names in zip(colours, shapes, strict=True))
+        things = (partial(draw_thing, rng, *names, (0.13, 0.17), 0.06) for names in zip(colours, shapes, strict=True))
+        first, second = (draw_moving(seed, rng, ground, thing, FRAMES) for thing in things)
         between = np.array([np.subtract(first.centre(frame), second.centre(frame)) for frame in range(FRAMES)])
         gaps = np.linalg.norm(between, axis=1) / (first.thing.radius + second.thing.radius)
         if NEAREST <= gaps.min() <= NEAR and gaps[-1] >= APART:
@@ -233,26 +227,22 @@ def draw_mask_clip(kind: str, seed: int, index: int, textures: tuple[str, ...], 
         return MaskClip(kind, draw_pair(seed, rng, (colour, other), (shape, second), ground), sought=index // 2 % 2)
     if kind == "leaving":
         return MaskClip(kind, (draw_crossing(seed, rng, colour, shape, ground, enters),))
-    clip = MaskClip(kind, (draw_path(seed, rng, colour, shape, ground, (0.07, 0.085) if kind == "small" else (0.18, 0.24)),))
+    thing = partial(draw_thing, rng, colour, shape, (0.07, 0.085) if kind == "small" else (0.18, 0.24), 0.06)
+    clip = MaskClip(kind, (draw_moving(seed, rng, ground, thing, FRAMES),))
     if kind == "thin":
         left = 1 / float(rng.uniform(2.5, 4))
         return replace(clip, squeeze=(1.0, left) if index < 2 else (left, 1.0))
-    if kind == "textured":
-        return replace(clip, surface=textures[(index + index // 4) % len(textures)])
-    if kind == "unseen_ground":
-        return replace(clip, weave=textures[(index + index // 4) % len(textures)])
-    return clip
+    texture = textures[(index + index // 4) % len(textures)] if textures else None
+    return replace(clip, **{"textured": {"surface": texture}, "unseen_ground": {"weave": texture}}.get(kind, {}))
 
 
 def draw_set(first_seed: int, count: int, textures: dict[str, tuple[str, ...]]) -> dict[str, tuple[MaskClip, ...]]:
     """So many clips of each kind. The last one that leaves the picture enters it instead."""
-    return {
-        kind: tuple(
-            draw_mask_clip(kind, first_seed + 100 * number + index, index, textures.get(kind, ()), enters=index == count - 1)
-            for index in range(count)
-        )
-        for number, kind in enumerate(KINDS)
-    }
+    found = {}
+    for number, kind in enumerate(KINDS):
+        drawn = [(kind, first_seed + 100 * number + index, index, textures.get(kind, ()), index == count - 1) for index in range(count)]
+        found[kind] = tuple(draw_mask_clip(*one) for one in drawn)
+    return found
 
 
 TEST_CLIPS = draw_set(911_000, 8, {"textured": TEST_SURFACES, "unseen_ground": TEST_GROUNDS})

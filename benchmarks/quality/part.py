@@ -56,7 +56,9 @@ def written(value: float | Mapping[str, float] | None, scale: float, form: str) 
 
 def figure_table(heads: Sequence[str], columns: Columns, rows: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
     """A table in Markdown: cells under `heads`, then a column a figure. rows: the cells, and the values by figure"""
-    lines = [[*cells, *(written(values.get(figure), scale, form) for figure, (_, scale, form) in columns.items())] for cells, values in rows]
+    lines = [
+        [*cells, *(written(values.get(figure), scale, form) for figure, (_, scale, form) in columns.items())] for cells, values in rows
+    ]
     return table([*heads, *(head for head, *_ in columns.values())], lines)
 
 

@@ -60,35 +60,27 @@ def invert_with_diffusers(
     zero_snr: the betas rescaled to a zero terminal SNR. Returns [steps + 1, frames, 4, h, w] in ComfyUI's coordinates
     x = z / sqrt(alpha_bar) by rising noise, level 0 being the clip, as Trajectory.latents.
     """
-    scheduler = DDIMInverseScheduler(**STABLE_DIFFUSION, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
-    scale = level_scales(scheduler, steps)
-    return walk(scheduler, unet, latents, context) / scale
+    return walk(DDIMInverseScheduler, unet, latents, context, steps, prediction, zero_snr)
 
 
 def sample_with_diffusers(
     unet: UNet2DConditionModel, latents: Tensor, context: Tensor, steps: int, prediction: str, *, zero_snr: bool = False
 ) -> Tensor:
     """DDIMScheduler's walk (eta 0) from the highest level that invert_with_diffusers reaches, `latents`, down to clean. All else as there."""
-    scheduler = DDIMScheduler(**STABLE_DIFFUSION, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
-    scale = level_scales(scheduler, steps)
-    return walk(scheduler, unet, latents * scale[-1], context).flip(0) / scale
-
-
-def level_scales(scheduler: DDIMInverseScheduler | DDIMScheduler, steps: int) -> Tensor:
-    """Sets the scheduler's grid. Returns sqrt(alpha_bar) of its levels by rising noise, [steps + 1, 1, 1, 1, 1], the first being 1.
-
-    Both schedulers' step() moves between these alphas: set_alpha_to_one gives the clean end 1, each timestep of the grid the rest."""
-    scheduler.set_timesteps(steps)
-    alpha_bar = scheduler.alphas_cumprod[scheduler.timesteps.sort().values]
-    return torch.cat([torch.ones(1), alpha_bar]).sqrt().view(-1, 1, 1, 1, 1)
+    return walk(DDIMScheduler, unet, latents, context, steps, prediction, zero_snr)
 
 
 @torch.no_grad()
-def walk(scheduler: DDIMInverseScheduler | DDIMScheduler, unet: UNet2DConditionModel, z: Tensor, context: Tensor) -> Tensor:
-    """All latents of the scheduler's walk from z, variance preserving, in the order walked. [steps + 1, frames, 4, h, w]"""
-    context = context.expand(len(z), -1, -1)
-    passed = [z]
+def walk(kind: type, unet: UNet2DConditionModel, latents: Tensor, context: Tensor, steps: int, prediction: str, zero_snr: bool) -> Tensor:
+    """A scheduler's walk, as the two above give it."""
+    scheduler = kind(**STABLE_DIFFUSION, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
+    scheduler.set_timesteps(steps)
+    # Both schedulers' step() moves between these alphas: set_alpha_to_one gives the clean end 1, each timestep of the grid the rest.
+    alpha_bar = scheduler.alphas_cumprod[scheduler.timesteps.sort().values]
+    scale, down = torch.cat([torch.ones(1), alpha_bar]).sqrt().view(-1, 1, 1, 1, 1), kind is DDIMScheduler
+    passed, context = [latents * scale[-1] if down else latents], context.expand(len(latents), -1, -1)
     for timestep in scheduler.timesteps:
         output = unet(passed[-1], timestep, encoder_hidden_states=context, return_dict=False)[0]
         passed.append(scheduler.step(output, timestep, passed[-1], return_dict=False)[0])
-    return torch.stack(passed)
+    walked = torch.stack(passed)
+    return (walked.flip(0) if down else walked) / scale
