@@ -156,7 +156,9 @@ def woven(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def pebbled(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rows = np.stack(np.meshgrid(np.arange(-13, 14), np.arange(-13, 14)), -1).reshape(-1, 2)
     places = rows + rng.uniform(-0.35, 0.35, rows.shape)
-    nearest, second = np.partition([np.hypot(u - left, v - top) for left, top in places], 1, axis=0)[:2]
+    nearest, second = np.full_like(u, np.inf), np.full_like(u, np.inf)
+    for distance in (np.hypot(u - left, v - top) for left, top in places):
+        nearest, second = np.minimum(nearest, distance), np.minimum(second, np.maximum(nearest, distance))
     return np.tanh(5 * (second - nearest) - 1.2)
 
 
