@@ -62,9 +62,8 @@ def composite(
 def window(size: tuple[int, ...], kept: tuple[int, ...]) -> tuple[slice, slice]:
     """Where in frames of `size` an edit of size `kept` lies, both (height, width): everywhere, or where core's VAE Encode crops sides
     to whole cells, in the middle. Raises ValueError for any other size."""
-    cell = Grid().cell
     for side, left in zip(size, kept, strict=True):
-        if left not in (side, side // cell * cell):
+        if left not in (side, side // Grid.cell * Grid.cell):
             raise ValueError(
                 f"it is {kept[1]}x{kept[0]} pixels, but source is {size[1]}x{size[0]}. Connect as source the frames that were encoded, "
                 "or resize one of the two."

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..inversion.grid import Grid
 from .job import give_back
 
-CHANNELS, GRID = 4, Grid()  # of the SD family's VAEs: channels of a latent, and what its cells cover
+CHANNELS = 4  # of a latent of the SD family's VAEs
 LARGEST_CHUNK = 16  # frames; more at once are hardly faster
 LEAST = 0.25  # of what a VAE's estimate asks for; for 512x512 pixels in fp32 SD1.5's takes 0.30 of it to encode, 0.43 to decode (PyTorch 2.13, CPU)
 
@@ -24,7 +24,7 @@ def check_vae(vae) -> None:
     if vae is None or getattr(vae, "first_stage_model", vae) is None:
         raise ValueError("there is no VAE. The checkpoint holds none: load one that does, or use Load VAE.")
     channels, ratio = vae.latent_channels, vae.downscale_ratio
-    if channels != CHANNELS or ratio != GRID.cell:
+    if channels != CHANNELS or ratio != Grid.cell:
         in_time = isinstance(ratio, tuple)
         side = ratio[-1] if in_time else ratio
         raise ValueError(
