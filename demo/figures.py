@@ -12,7 +12,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +183,8 @@ def measure_vae(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
     return figures
 
 
-def measure_samples(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
-    """What sample_forty says of the checkpoint."""
-    return sample_forty(demo, demo.model, steps, out / "samples.png")
-
-
 def measure_twin(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
-    """The same of the U-Net that predicts v, on both schedules that it was trained for."""
+    """What sample_forty says of the U-Net that predicts v, on both schedules that it was trained for."""
     demo.parts  # noqa: B018 - puts ComfyUI on the import path
     import comfy.sd
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
@@ -315,7 +310,7 @@ def measure_attention(demo: Demo, out: Path, steps: int) -> dict[str, Any]:
 STAGES: dict[str, Callable[[Demo, Path, int], dict[str, Any]]] = {
     "check": measure_check,
     "vae": measure_vae,
-    "samples": measure_samples,
+    "samples": lambda demo, out, steps: sample_forty(demo, demo.model, steps, out / "samples.png"),
     "twin": measure_twin,
     "attention": measure_attention,
 }
@@ -323,14 +318,12 @@ STAGES: dict[str, Callable[[Demo, Path, int], dict[str, Any]]] = {
 
 def missed(figures: dict[str, Any]) -> list[str]:
     """One sentence for every measured figure that misses its goal."""
-    sentences = []
-    for name, (side, bound) in GOALS.items():
-        value: Any = figures
-        for key in name.split("."):
-            value = value.get(key, {})
-        if value != {} and not (value >= bound if side == "at least" else value <= bound):
-            sentences.append(f"{name} is {value:.3f}; the goal is {side} {bound}.")
-    return sentences
+    found: dict[str, Any] = {name: reduce(lambda tree, key: tree.get(key, {}), name.split("."), figures) for name in GOALS}
+    return [
+        f"{name} is {found[name]:.3f}; the goal is {side} {bound}."
+        for name, (side, bound) in GOALS.items()
+        if found[name] != {} and not (found[name] >= bound if side == "at least" else found[name] <= bound)
+    ]
 
 
 def show(name: str, value: Any, indent: int = 1) -> None:

@@ -81,11 +81,6 @@ def muon_step(parameters: list[nn.Parameter], momenta: list[Tensor], rate: float
         parameter.mul_(1 - rate * decay).add_(x.reshape(parameter.shape), alpha=-rate * 0.2 * max(x.shape) ** 0.5)
 
 
-def schedule(step: int, steps: int, warmup: int = 60) -> float:
-    """Warm-up, a plateau of 30 %, then a straight line to zero."""
-    return min(1.0, (step + 1) / warmup, (1 - step / steps) / 0.7)
-
-
 def initialise(module: nn.Module, zero: tuple[str, ...] = ()) -> None:
     """ComfyUI's layers come without initial values. Layers whose name ends in one of `zero` start as no-ops."""
     for name, layer in module.named_modules():
@@ -113,6 +108,12 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return float(-10 * torch.log10(F.mse_loss(a.float().clamp(0, 1), b.float()).detach()))
 
 
+def as_pixels(pictures: list[np.ndarray]) -> Tensor:
+    """[pictures, 3, height, width] in 0..1"""
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(255)
+    return pixels.to(DEVICE).contiguous(memory_format=torch.channels_last)
+
+
 class Crops:
     """Random crops, three quarters from rendered scenes and one quarter from photographs at random scales."""
 
@@ -131,15 +132,15 @@ class Crops:
             y, x = self.rng.integers(0, picture.shape[0] - size + 1), self.rng.integers(0, picture.shape[1] - size + 1)
             crop = picture[y : y + size, x : x + size]
             crops.append(crop[:, ::-1] if self.rng.random() < 0.5 else crop)
-        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div(255)
-        return pixels.to(DEVICE).contiguous(memory_format=torch.channels_last)
+        return as_pixels(crops)
 
 
 def make_autoencoder() -> nn.ModuleDict:
-    both = nn.ModuleDict({"encoder": Encoder(), "decoder": Decoder()})
-    for module in both.values():
-        initialise(module)
-    return both.to(DEVICE, memory_format=torch.channels_last)
+    parts = {"encoder": Encoder(), "decoder": Decoder()}
+    for part in parts.values():
+        initialise(part)
+        part.to(DEVICE, memory_format=torch.channels_last)
+    return nn.ModuleDict(parts)
 
 
 Losses = Iterator[tuple[Tensor, Any]]  # of each step: what is to be made smaller, and what is told of it
@@ -163,7 +164,7 @@ def train(
         adam.load_state_dict(state["adam"])
         average, momenta, start = state["average"], state["momenta"], state["step"]
     for step, (loss, figures) in zip(range(start, steps), losses(start), strict=False):
-        now = rate * schedule(step, steps)
+        now = rate * min(1.0, (step + 1) / 60, (1 - step / steps) / 0.7)  # warm-up, a plateau of 30 %, then a straight line to zero
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(everything, 1.0)
@@ -234,13 +235,11 @@ def tokenizer() -> SDTokenizer:
 
 def encode_scenes(encoder: nn.Module, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Latents [count, 4, 16, 16] and CLIP token ids [count, 77] of freshly rendered scenes."""
-    rng, tokens, latents = np.random.default_rng(seed), tokenizer(), []
-    ids = []
+    rng, tokens, latents, ids = np.random.default_rng(seed), tokenizer(), [], []
     with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16):
         for _ in range(0, count, 32):
             scenes = [random_scene(rng) for _ in range(32)]
-            pixels = torch.from_numpy(np.stack([s[0] for s in scenes])).permute(0, 3, 1, 2).float().div(255)
-            latents.append(encoder(pixels.to(DEVICE).contiguous(memory_format=torch.channels_last)).float().contiguous())
+            latents.append(encoder(as_pixels([s[0] for s in scenes])).float().contiguous())
             ids += [[t[0] for t in tokens.tokenize_with_weights(s[1])[0]] for s in scenes]
     return torch.cat(latents)[:count], torch.tensor(ids[:count], device=DEVICE)
 
@@ -293,8 +292,9 @@ def train_unet(out: Path, steps: int, batch: int, rate: float, scenes: int, twin
     train(path, both, matrices, rate, steps, losses, lambda seen: f"error {np.mean(seen[-200:]):.4f}", mean=mean, deviation=deviation)
 
 
-def export(out: Path, file: Path) -> None:
-    """One fp16 checkpoint that CheckpointLoaderSimple loads while the demo model's node pack is installed."""
+def export(out: Path, file: Path, twin_file: Path) -> None:
+    """One fp16 checkpoint that CheckpointLoaderSimple loads while the demo model's node pack is installed; and the v-predicting U-Net alone, in
+    fp16, for UNETLoader, whose two empty entries are those by which core knows SDXL checkpoints of this kind."""
     unet, vae = load_state(out / "unet.pt"), load_state(out / "vae.pt")
     scale = SD15_LATENT_SCALE * float(unet["deviation"])  # ComfyUI: latent = encoder / scale + shift, and x0.18215 after that
     weights = {}
@@ -309,14 +309,9 @@ def export(out: Path, file: Path) -> None:
     weights["first_stage_model.vae_scale"] = torch.tensor(scale)
     weights["first_stage_model.vae_shift"] = torch.tensor(-float(unet["mean"]) / scale)
     save(file, weights)
-
-
-def export_twin(out: Path, file: Path) -> None:
-    """The v-predicting U-Net alone, in fp16, for UNETLoader; text encoder and VAE are those of the other file. The two empty entries are
-    those by which core knows SDXL checkpoints of this kind."""
     average = load_state(out / "twin.pt")["average"]
     weights = {name.removeprefix("unet."): value.cpu().half() for name, value in average.items() if name.startswith("unet.")}
-    save(file, weights | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
+    save(twin_file, weights | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
 
 
 def save(file: Path, weights: dict[str, Tensor]) -> None:
@@ -335,13 +330,13 @@ if __name__ == "__main__":
     parser.add_argument("--twin-steps", type=int, default=1200)
     parser.add_argument("--scenes", type=int, default=8000, help="scenes whose latents the U-Net learns from")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.stage in ("vae", "all"):
-        train_autoencoder(options.out, options.vae_steps, 16, 4e-3, 4000)
-    if options.stage in ("unet", "all"):
-        train_unet(options.out, options.unet_steps, 32, 2e-3, options.scenes)
-    if options.stage in ("twin", "all"):
-        train_unet(options.out, options.twin_steps, 32, 1e-3, options.scenes, twin=True)
-    if options.stage in ("export", "all"):
-        export(options.out, options.file)
-        export_twin(options.out, options.twin_file)
+    out, scenes = options.out, options.scenes
+    out.mkdir(parents=True, exist_ok=True)
+    stages = {
+        "vae": lambda: train_autoencoder(out, options.vae_steps, 16, 4e-3, 4000),
+        "unet": lambda: train_unet(out, options.unet_steps, 32, 2e-3, scenes),
+        "twin": lambda: train_unet(out, options.twin_steps, 32, 1e-3, scenes, twin=True),
+        "export": lambda: export(out, options.file, options.twin_file),
+    }
+    for stage in stages if options.stage == "all" else [options.stage]:
+        stages[stage]()

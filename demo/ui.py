@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from demo.base import prepare_base
@@ -23,15 +24,13 @@ def main() -> None:
     base = prepare_base(options.base)
     for workflow in (REPOSITORY / "workflows").glob("*.json"):
         copy_if_new(workflow, base / "user" / "default" / "workflows" / f"BLADE {workflow.name}")
-    try:
-        print("Starting ComfyUI ...", flush=True)
-        with ComfyHost(options.comfy, base) as host:
-            print(f"Open {host.address}    Results: {base / 'output'}    Log: {host.log}    Stop: Ctrl-C", flush=True)
-            while host.running:
-                time.sleep(0.5)
-            raise SystemExit(f"ComfyUI ended. Its log: {host.log}")
-    except KeyboardInterrupt:
-        print("Stopped.")
+    print("Starting ComfyUI ...", flush=True)
+    with suppress(KeyboardInterrupt), ComfyHost(options.comfy, base) as host:
+        print(f"Open {host.address}    Results: {base / 'output'}    Log: {host.log}    Stop: Ctrl-C", flush=True)
+        while host.running:
+            time.sleep(0.5)
+        raise SystemExit(f"ComfyUI ended. Its log: {host.log}")
+    print("Stopped.")
 
 
 if __name__ == "__main__":

@@ -69,13 +69,9 @@ def install_pack(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source, target_is_directory=True)
     except OSError:
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", *not_shipped(source)))
-
-
-def not_shipped(pack: Path) -> list[str]:
-    """The files and folders that the lists of a pack leave out of version control and of its package."""
-    lists = [path.read_text(encoding="utf-8") for name in (".gitignore", ".comfyignore") if (path := pack / name).exists()]
-    return [line.strip("/") for text in lists for line in text.splitlines() if line and not line.startswith("#")]
+        lists = [path.read_text(encoding="utf-8") for name in (".gitignore", ".comfyignore") if (path := source / name).exists()]
+        left_out = [line.strip("/") for text in lists for line in text.splitlines() if line and not line.startswith("#")]
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", *left_out))
 
 
 def copy_if_new(source: Path, target: Path) -> None:
@@ -98,13 +94,7 @@ class ComfyHost:
     Entering raises HostError if the server ends or does not answer, or if one of the packs in `base` fails to import."""
 
     def __init__(
-        self,
-        comfy: Path,
-        base: Path,
-        log: Path | None = None,
-        cpu: bool = False,
-        start_timeout: float = 300,
-        page: Path | None = None,
+        self, comfy: Path, base: Path, log: Path | None = None, cpu: bool = False, start_timeout: float = 300, page: Path | None = None
     ):
         self.comfy, self.base = Path(comfy).resolve(), Path(base).resolve()
         self.log = Path(log).resolve() if log else self.base / "host.log"

@@ -142,12 +142,13 @@ class Source:
         heading = self.constants.get("TITLE", ROOMS[room]) if room == "nodes" else ROOMS[room]
         for function, names, statement in statements(self.tree):
             part = ".".join(names) in PARTS.get(file, ())
+            checks = function and function.returns and ast.unparse(function.returns) == "bool | str"  # as V3's validate_inputs
             match statement:
                 case ast.Raise(exc=ast.Call(func=ast.Name(id="OSError"), args=[message])):
                     part = True  # as the system says it, in the parentheses of the sentence that tells of it
                 case ast.Raise(exc=ast.Call(args=[message])) | ast.Raise(exc=ast.expr() as message):
                     pass
-                case ast.Return(value=ast.JoinedStr() | ast.Constant(value=str()) as message) if function and answers(function):
+                case ast.Return(value=ast.JoinedStr() | ast.Constant(value=str()) as message) if checks:
                     pass
                 case _:
                     continue
@@ -177,11 +178,6 @@ def statements(
             if isinstance(node, ast.stmt):
                 yield function, names, node
             yield from statements(node, function, names)
-
-
-def answers(function: ast.FunctionDef) -> bool:
-    """Whether a function answers ComfyUI as V3's validate_inputs does: True, or a sentence."""
-    return function.returns is not None and ast.unparse(function.returns) == "bool | str"
 
 
 def name_of(node: ast.expr) -> str:
@@ -232,14 +228,11 @@ def page() -> str:
     ordered = [rooms[0], *sorted(groups.keys() - set(rooms)), *rooms[1:]]
     told = [PREFACE]
     for heading in ordered:
-        lines = [f"- {escaped(text)} `{'`, `'.join(places)}`" for text, places in groups.get(heading, {}).items()]
+        texts = groups.get(heading, {})
+        shown = [re.sub(r"([*<`\\])", r"\\\1", text) for text in texts]  # as Markdown that shows the very text
+        lines = [f"- {text} `{'`, `'.join(places)}`" for text, places in zip(shown, texts.values(), strict=True)]
         told += [f"\n## {heading}\n", *lines] if lines else []
     return "\n".join([*told, ""])
-
-
-def escaped(text: str) -> str:
-    """As Markdown that shows the very text."""
-    return re.sub(r"([*<`\\])", r"\\\1", text)
 
 
 def untested(data_file: Path) -> list[Sentence]:

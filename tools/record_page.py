@@ -19,6 +19,7 @@ from runner.page import open_page
 
 FIXTURES = REPOSITORY / "tests" / "runner"
 WORKFLOWS = [*sorted((REPOSITORY / "workflows").glob("*.json")), FIXTURES / "page_cases.json"]
+KEPT = ("input", "input_order", "output_name", "display_name")  # of a node type: what to_prompt and the tests read
 EXPORT = """
 const done = arguments[arguments.length - 1];
 (async () => {
@@ -48,12 +49,8 @@ def main() -> None:
             page.quit()
         info = host.object_info()
     used |= {name for name in info if name.startswith("BLADE_")}  # also those in no workflow: the help pages are compared with them
-    write(FIXTURES / "object_info.json", {name: excerpt(info[name]) for name in sorted(used & info.keys())})
-
-
-def excerpt(info: dict) -> dict:
-    """What to_prompt and the tests read of a node type. Its lists of files are those of the temporary folder: the demo's own."""
-    return {key: info[key] for key in ("input", "input_order", "output_name", "display_name") if key in info}
+    kept = {name: {key: info[name][key] for key in KEPT if key in info[name]} for name in sorted(used & info.keys())}
+    write(FIXTURES / "object_info.json", kept)
 
 
 def write(path: Path, content: dict) -> None:
