@@ -15,7 +15,7 @@ from runner.host import HostError
 
 CANCELLATIONS, EDITS = (60, 3), (200, 10)  # in all, and with --quick
 GROWTH = 0.1  # MiB an edit
-SETTINGS = 50  # different ones; each comes up again and again
+SETTINGS = 50  # different ones, at most
 WARM_UP = 0.25  # share of the edits
 
 
@@ -37,8 +37,9 @@ def run_soak(comfy: Path, out: Path, quick: bool) -> bool:
     """Memory stays flat, and the same settings give the same bits, however long the server has run: the keys `soak.*` of table.json, in which the
     growth is that of resident memory after the warm-up (slope of a straight line), with its standard error. With `quick` it is told, and says
     nothing yet. Raises HostError where an edit fails."""
-    base, order = prepare(out / "base_soak"), random.Random(0)
-    numbers = [number for _ in range(-(-EDITS[quick] // SETTINGS)) for number in order.sample(range(SETTINGS), SETTINGS)][: EDITS[quick]]
+    base, order, edits = prepare(out / "base_soak"), random.Random(0), EDITS[quick]
+    different = min(SETTINGS, edits // 2)  # each comes up twice at least
+    numbers = [number for _ in range(-(-edits // different)) for number in order.sample(range(different), different)][:edits]
     resident, known, unlike = list[float](), dict[int, dict[str, str]](), list[str]()
     with FaultHost(comfy, base, "soak.log") as host:
         host.arm()
