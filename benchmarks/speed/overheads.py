@@ -100,7 +100,7 @@ def recording_figures(seconds: dict[str, Seconds], shares: dict[str, float], den
 
 def made_up(bench: Bench, rising: list[float]) -> Any:
     """A trajectory on these levels with a record of the source prompt's words, of which "red car" is a disc moving over a dark ground."""
-    from blade.attention.record import CrossAttentionRecord, LevelMaps, clear, recorded_sizes
+    from blade.attention.record import MOST_SPREAD, CrossAttentionRecord, LevelMaps, clear, recorded_sizes
     from blade.host.words import KEY
     from blade.inversion.storage import Storage
     from blade.inversion.trajectory import Trajectory
@@ -108,11 +108,12 @@ def made_up(bench: Bench, rising: list[float]) -> Any:
     words, room, sizes = bench.source[0][1][KEY], Storage(), recorded_sizes(*bench.clip.shape[-2:])
     record, bright = CrossAttentionRecord(words), torch.tensor([word.text in CLIP_WORDS for word in words.words])
     maps = {size: (0.1 + 0.8 * disc(len(bench.clip), size)[:, None] * bright[:, None, None]).half() for size in sizes}
+    spread = {size: of_size for size, of_size in maps.items() if size[0] * size[1] <= MOST_SPREAD}
     latents = room.empty((len(rising), *bench.clip.shape), torch.float32)
     for level, sigma in zip(latents, rising, strict=True):
         level.normal_(std=(1 + sigma**2) ** 0.5)
         if sigma:
-            record.add(LevelMaps(sigma, maps, maps if clear(sigma) else None), len(rising) - 1, room.empty)
+            record.add(LevelMaps(sigma, maps, spread if clear(sigma) else None), len(rising) - 1, room.empty)
     return Trajectory(torch.tensor(rising), latents, record)
 
 
