@@ -323,3 +323,10 @@ def test_frames_heat_and_masks_of_different_numbers_are_refused():
     for frames, heat, mask in ((2, 1, 1), (1, 2, 1), (1, 1, 2)):
         with pytest.raises(ValueError, match="shorter|longer"):
             cut_along_edges(FRAME.expand(frames, -1, -1, -1), WIDE.expand(heat, -1, -1), WIDE.expand(mask, -1, -1), 0.5)
+
+
+def test_of_a_soft_mask_what_lies_above_a_half_was_drawn():
+    flat, heat, drawn = torch.full_like(FRAME, 0.4), torch.full_like(WIDE, 0.4), torch.zeros_like(WIDE)
+    drawn[:, 20:40, 20:40] = 1
+    assert cut_along_edges(flat, heat, 0.6 * drawn, 0.5).any()
+    assert not cut_along_edges(flat, heat, 0.5 * drawn, 0.5).any()

@@ -291,6 +291,8 @@ def test_the_charts_words_are_the_summary_in_lines_that_do_not_touch(chart):
     *rows, notes = words.texts
     assert [(one.get_text(), other.get_text()) for one, other in zip(rows[::2], rows[1::2], strict=True)] == found.rows()
     assert notes.get_text().replace("\n", " ") == " ".join(found.notes())
+    assert not words.axison and {text.get_fontsize() for text in rows} == {10} and notes.get_fontsize() == 8
+    assert [text.get_weight() for text in rows[:2]] == ["normal", "bold"]
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in (*rows, notes)]
     inside = words.get_window_extent()
