@@ -129,6 +129,8 @@ class OnlineMask(StepMask):
     source: the source words' heat, whole, or a mask in its place; where it is that of what is kept, the mask is everything else. sigmas: the sampler's, falling. recorder: collects the target's maps, target
     those that count. matte: [frames, height, width] in 0..1, laid over each step's mask by `matte_mode`, one of masks.MATTES."""
 
+    recorder: MapRecorder
+
     def __init__(
         self,
         source: WordsHeat | MaskHeat,

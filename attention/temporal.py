@@ -4,7 +4,7 @@ Clips of any length: frames pass in batches, one after the other, and each layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -128,12 +128,12 @@ class CarriedKeys:
     def __init__(self) -> None:
         self.held: dict[tuple[Hashable, Hashable], tuple[Tensor, Tensor]] = {}
 
-    def take(self, layer: Hashable, conds: list[Hashable], device: torch.device) -> tuple[Tensor, Tensor]:
+    def take(self, layer: Hashable, conds: Sequence[Hashable], device: torch.device) -> tuple[Tensor, Tensor]:
         """Keys and values of some conds, which may have passed on another device. Two tensors [conds, carried frames, cells, width]"""
         keys, values = zip(*((part.to(device) for part in self.held[layer, cond]) for cond in conds), strict=True)
         return torch.stack(keys), torch.stack(values)
 
-    def put(self, layer: Hashable, conds: list[Hashable], keys: Tensor, values: Tensor) -> None:
+    def put(self, layer: Hashable, conds: Sequence[Hashable], keys: Tensor, values: Tensor) -> None:
         for cond, key, value in zip(conds, keys, values, strict=True):
             self.held[layer, cond] = key.clone(), value.clone()  # a view would hold on to the whole batch's
 
@@ -142,7 +142,7 @@ def temporal_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    conds: list[Hashable],
+    conds: Sequence[Hashable],
     batch: FrameBatch,
     attend: Attend,
     carried: CarriedKeys | None = None,

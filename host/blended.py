@@ -19,7 +19,7 @@ from ..blending.layers import Layers
 from ..inversion.trajectory import Trajectory
 from .attention import DIFFUSION_MODEL, confining, recording
 from .conditioning import check_asked
-from .families import family_of_network
+from .families import family_of
 from .frames import frame_batches
 from .layers import CONFINE, FRAMES, STRUCTURE, WATCH, Cond, Size
 from .sampling import conds_where, solver_function
@@ -97,7 +97,7 @@ def blended_function(
     def function(model, x, sigmas, extra_args, callback, disable):
         prompts = prompts_of(model, edits)
         options, network = extra_args["model_options"], model.inner_model.inner_model.diffusion_model
-        family = family_of_network(network)
+        family = family_of(model.inner_model.model_patcher)
         places, levels = HearingPlaces(), sigmas.tolist()
         if FRAMES not in options["transformer_options"].get("wrappers", {}).get(CALC_COND_BATCH, {}):
             options = with_wrapper(options, CALC_COND_BATCH, FRAMES, frame_batches(family), first=True)

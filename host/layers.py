@@ -28,7 +28,8 @@ class Attend(Protocol):
 
     replaced: whether that is another pack's replacement, which may read the layer's grid off the queries."""
 
-    replaced: bool
+    @property
+    def replaced(self) -> bool: ...
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 

@@ -54,7 +54,7 @@ def check_model(node: str, model, trajectory: Trajectory) -> str:
         coordinates, channels = coordinates_of(model), model.model.latent_format.latent_channels
     highest, reach, width = float(sigma_table(model)[-1]), float(trajectory.sigmas[-1]), trajectory.latents.shape[2]
     with naming(node, "trajectory"):
-        if coordinates != trajectory.coordinates:
+        if coordinates.prediction != trajectory.coordinates.prediction:  # those of a second copy of the pack are of another class
             raise ValueError(
                 f"it was inverted by a model that predicts {trajectory.coordinates.prediction}, but the model here predicts {coordinates.prediction}. "
                 "Use the model that inverted the clip."

@@ -138,8 +138,9 @@ class Edit:
 
     def fixed_mask(self, trajectory: Trajectory, steps: int, own: torch.Tensor | None) -> FixedMask | None:
         """Its mask where that is the artist's own (`own_mask`) alone; None where words have a say."""
-        alone = own is not None and self.mask_mode == ALONE
-        return FixedMask(own, steps, trajectory.size, self.grow, self.widen, self.feather) if alone else None
+        if own is None or self.mask_mode != ALONE:
+            return None
+        return FixedMask(own, steps, trajectory.size, self.grow, self.widen, self.feather)
 
     def step_mask(self, trajectory: Trajectory, sigmas: torch.Tensor, mask: torch.Tensor | None) -> StepMask:
         """Its mask, step by step on these sigmas. mask: its `own_mask`. Raises ValueError, naming node and input, where the words do not fit the

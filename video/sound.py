@@ -98,6 +98,8 @@ def heard(
             if not rate:
                 rate = found.rate = resample.rate = sensible(frame.sample_rate)
             decoded, piece = decoded + 1, resample(frame)
+            if not np.isfinite(piece).all():  # a track of floating-point samples can hold anything
+                found.bad, piece = found.bad + 1, np.nan_to_num(piece, nan=0.0, posinf=0.0, neginf=0.0)
             said = packet.pts if frame.pts is None else frame.pts
             if said is not None:
                 start = round((float(said * stream.time_base) - origin) * rate) - round(begin * rate)

@@ -141,6 +141,8 @@ class Held(Source):
             return None, 0
         first, last = (round(second * self.sample_rate) for second in (begin, end))
         part = self.waveform[:, first:last].float().cpu().numpy()
+        if not np.isfinite(part).all():
+            raise ValueError("the sound holds values that are not finite (NaN or infinity). Make it again, or leave it out.")
         return (part, self.sample_rate) if part.shape[1] else (None, 0)
 
 

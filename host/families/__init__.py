@@ -12,20 +12,13 @@ FAMILIES: tuple[Family, ...] = (UNet(),)
 def family_of(model) -> Family:
     """Of a MODEL. Raises ValueError for one of no kind that is served."""
     network = model.get_model_object("diffusion_model")
-    if (found := family_of_network(network)) is None:
-        raise ValueError(
-            f"the model is a {type(model.model).__name__} ({type(plain(network)).__name__}), not a U-Net. Load an SD1.5, SD2.x or SDXL checkpoint: flow and transformer models have no DDIM trajectory."
-        )
-    return found
-
-
-def family_of_network(network) -> Family | None:
-    return next((family for family in FAMILIES if family.is_of(plain(network))), None)
-
-
-def plain(network):
-    """The network within torch.compile's."""
-    return getattr(network, "_orig_mod", network)
+    network = getattr(network, "_orig_mod", network)  # within torch.compile's
+    for family in FAMILIES:
+        if family.is_of(network):
+            return family
+    raise ValueError(
+        f"the model is a {type(model.model).__name__} ({type(network).__name__}), not a U-Net. Load an SD1.5, SD2.x or SDXL checkpoint: flow and transformer models have no DDIM trajectory."
+    )
 
 
 def coordinates_of(model) -> Coordinates:

@@ -12,7 +12,7 @@ import torch
 from blade.video.load import Stretch, load_clip
 from blade.video.save import FFV1, save_video
 from blade.video.sound import with_plain_layout
-from blade.video.source import source_of_path
+from blade.video.source import Held, source_of_path
 from tests.system import run
 from tests.video.awkward import RATE, heard_at, numbered, tick
 from tests.video.drawn import a_drawn, beeps_of, numbers, remux
@@ -172,3 +172,31 @@ def test_an_order_of_channels_that_the_codec_itself_brings_is_told():
     plain = SimpleNamespace(layout=av.AudioLayout("7.1"), name="aac")
     with_plain_layout(plain)
     assert plain.layout.name == "7.1"
+
+
+def test_samples_that_are_no_numbers_are_silent_and_counted(tmp_path):
+    """A track of floating-point samples can hold anything."""
+    samples = np.full((1, 8000), 0.25, np.float32)
+    samples[0, 100], samples[0, 200:300] = np.nan, np.inf
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        video, audio = file.add_stream("ffv1", rate=10), file.add_stream("pcm_f32le", rate=8000, layout="mono")
+        video.width, video.height, video.pix_fmt = 48, 32, "bgr0"
+        for picture in numbered(10):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="bgr0")))
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+        frame.sample_rate = 8000
+        for packet in [*audio.encode(frame), *audio.encode(), *video.encode()]:
+            file.mux(packet)
+    source = source_of_path(str(tmp_path / "a.mkv"))
+    wave = load_clip(source).waveform[0, :8000]
+    assert torch.isfinite(wave).all() and wave[100] == 0 and not wave[200:300].any() and (wave[300:400] == 0.25).all()
+    assert source.notes
+
+
+def test_a_waveform_in_memory_that_holds_no_numbers_is_refused():
+    waveform = torch.zeros(1, 8000)
+    waveform[0, 4000] = torch.nan
+    held = Held(torch.zeros(10, 32, 48, 3), 10.0, waveform, 8000)
+    assert not load_clip(held, Stretch(count=4)).waveform.any()
+    with pytest.raises(ValueError, match="the sound holds values that are not finite"):
+        load_clip(held)
