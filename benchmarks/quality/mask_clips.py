@@ -235,7 +235,7 @@ def draw_mask_clip(kind: str, seed: int, index: int, textures: tuple[str, ...], 
         left = 1 / float(rng.uniform(2.5, 4))
         return replace(clip, squeeze=(1.0, left) if index < 2 else (left, 1.0))
     texture = textures[(index + index // 4) % len(textures)] if textures else None
-    return replace(clip, **{"textured": {"surface": texture}, "unseen_ground": {"weave": texture}}.get(kind, {}))
+    return replace(clip, surface=texture if kind == "textured" else None, weave=texture if kind == "unseen_ground" else None)
 
 
 def draw_set(first_seed: int, count: int, textures: dict[str, tuple[str, ...]]) -> dict[str, tuple[MaskClip, ...]]:
