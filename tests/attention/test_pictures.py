@@ -167,3 +167,11 @@ def test_the_strip_of_masks_shows_cells_as_squares_of_their_shade_by_step():
 )
 def test_a_strip_shows_at_most_ten_levels_from_the_first_to_the_last(count, places):
     assert picked(count, STRIP_LEVELS) == places
+
+
+@pytest.mark.parametrize("frames", [1, 2, 6, 7])
+def test_the_strips_frame_is_the_one_half_way_through_the_clip(frames):
+    maps = torch.zeros(frames, 2, 4, 6)
+    maps[frames // 2, 0] = torch.linspace(0, 1, 24).view(4, 6)
+    strip = step_strip(CrossAttentionRecord(WORDS, [0.5], [{(4, 6): maps}]), [RED], HEIGHT, WIDTH)
+    assert strip[0, 2 * LINE :].std() > 0.1

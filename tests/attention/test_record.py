@@ -211,7 +211,7 @@ def test_the_spread_of_a_record_is_the_levels_mean_by_their_share_of_signal():
     record = keep(CrossAttentionRecord(WORDS), *levels, LevelMaps(2.0, half_maps((3, 4))))
     weights = [1 / (1 + level.sigma**2) for level in levels]
     expected = sum(weight * level.spread[3, 4].double() for weight, level in zip(weights, levels, strict=True)) / sum(weights)
-    assert len(record.levels) == 4
+    assert len(record.levels) == 4 and record.sigmas == [0.1, 0.3, 0.5, 2.0]
     assert record.spread[3, 4].dtype == torch.float32
     torch.testing.assert_close(record.spread[3, 4].double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -350,7 +350,7 @@ def test_maps_of_a_fine_resolution_are_not_spread():
 @pytest.mark.parametrize(
     ("latent", "sizes"),
     [
-        ((9, 20), {(9, 20)}),  # 180 cells
+        ((18, 40), {(18, 40), (9, 20)}),  # 180 cells are just enough
         ((26, 50), {(26, 50), (13, 25)}),  # 1300
         ((25, 53), {(13, 27)}),  # 1325
         ((2, 179), {(2, 179)}),
@@ -403,7 +403,7 @@ def test_a_level_ends_with_finish_and_another_begins_anew():
     recorder.add(*other, 2, (3, 4), 1.0, [0])
     found = recorder.finish()
     assert found.sigma == 1 and torch.equal(found.maps[3, 4], seen(("add", *other, (3, 4), [0]), sigma=1.0, frames=1).maps[3, 4])
-    assert recorder.finish() is None
+    assert recorder.finish() is None and not recorder.layers and not any(recorder.sums.values())  # nothing waits in memory
     recorder.add(*other, 2, (3, 4), 1.0, [0])
     assert recorder.finish() is None
 

@@ -272,3 +272,8 @@ def test_what_the_solver_returns_is_blended_with_the_grids_last_level():
     found = sample_blended(network, start, sigmas, solver=solver, background=TRAJECTORY.at, mask=lambda step: mask)
     torch.testing.assert_close(seen[0], mask * start + (1 - mask) * TRAJECTORY.at(10.0))
     torch.testing.assert_close(found, mask * 7.0 + (1 - mask) * TRAJECTORY.at(0.2))
+
+
+def test_heun_and_dpm_2_ask_the_model_twice_in_a_step_and_the_others_once():
+    assert {name for name, calls in SOLVERS.items() if calls == 2} == {"heun", "dpm_2"}
+    assert set(SOLVERS.values()) == {1, 2}

@@ -76,6 +76,11 @@ def test_each_edit_is_renoised_by_its_own_amount_where_it_is_seen():
     assert torch.equal(layers.renoised(), columns(0.25, 1, 1, 0))
 
 
+def test_one_edit_alone_is_renoised_where_it_is():
+    layers, _ = drawn(SOFT[0], renoise=0.5)
+    assert torch.equal(layers.renoised(), 0.5 * SOFT[0])
+
+
 def test_without_fresh_noise_no_cell_is_renoised():
     layers, found = drawn(LEFT, MIDDLE)
     assert torch.equal(layers.renoised(), torch.zeros_like(found))

@@ -1,10 +1,12 @@
+import gc
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from blade.inversion.grid import Grid
-from blade.inversion.trajectory import Origin, Trajectory
+from blade.inversion.trajectory import MappedFile, Origin, Trajectory
 
 SIGMAS = torch.tensor([0.0, 0.5, 2.0, 10.0])
 LATENTS = torch.randn(4, 3, 4, 2, 2)
@@ -120,3 +122,15 @@ def test_a_level_is_fp32_and_the_lowest_the_exact_clip():
     half = Trajectory(SIGMAS, LATENTS.half(), exact_clip=LATENTS[0])
     assert torch.equal(half.level(0), LATENTS[0]) and half.level(2).dtype == torch.float32
     assert torch.equal(half.level(2), LATENTS[2].half().float())
+
+
+def test_a_mapped_file_is_let_go_of_with_the_trajectory(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    with open(tmp_path / "a", "rb") as file:
+        mapped = MappedFile(file)
+    descriptor = mapped.descriptor
+    assert mapped.look()[0] == os.fstat(descriptor).st_size == 5
+    del mapped
+    gc.collect()
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
