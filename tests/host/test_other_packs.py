@@ -105,7 +105,10 @@ def test_structure_confine_and_masks_of_words_stay_inside_and_have_their_effect(
     assert mask[in_cells(studio.truth)[:, 0]].mean() > 0.7
     assert mask.mean() < 0.4
     assert torch.equal(found["samples"][outside], studio.clips_own()[outside])
-    cut = habit.__name__ in ("tiles", "merged")  # self-attention's cells are not the clip's own pass's: a layer is left alone, and that is told
+    cut = habit.__name__ in (
+        "tiles",
+        "merged",
+    )  # self-attention's cells are not the clip's own pass's: a layer is left alone, and that is told
     assert (f"structure had no effect, {HINDERED}" in told()) == cut
     assert told().count(HINDERED) == told().count(f"structure had no effect, {HINDERED}")
 
