@@ -65,6 +65,7 @@ const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(
 app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], {zoom: 0.88});
 app.canvas.setDirty(true, true);
 """
+VIEW = "return [app.canvas.ds.scale, ...app.canvas.ds.offset]"
 
 
 class Page:
@@ -122,8 +123,14 @@ class Page:
         self.wait(lambda: name in self.active() and self.nodes(), f"the template {name} did not open")
         self.wait(lambda: not self.dialog(), "the template browser did not close")
         self.settle()
+        self.wait(self.fit, "the view did not stay as it was fitted")
+
+    def fit(self) -> bool:
+        """Brings all of the graph into view. Whether it stays there: pages bring back a view of their own, some a little after a graph has opened."""
         self.run_script(FIT)
+        fitted = self.run_script(VIEW)
         self.settle()
+        return self.run_script(VIEW) == fitted
 
     def fill(self, title: str, name: str, value: Any) -> None:
         """Types a value into a widget of the node of that title."""
