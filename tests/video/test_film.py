@@ -128,7 +128,9 @@ def test_hlg_is_converted_to_sdr_and_told(tmp_path):
     )
     rgb = np.ascontiguousarray((signal.reshape(32, 192, 3) * 65535).round().astype(np.uint16))
     with av.open(str(tmp_path / "a.mov"), "w") as file:
-        stream = file.add_stream("prores_ks", rate=10, options={"profile": "3"})  # a telephone's HEVC differs in nothing that is looked at here
+        stream = file.add_stream(
+            "prores_ks", rate=10, options={"profile": "3"}
+        )  # a telephone's HEVC differs in nothing that is looked at here
         stream.width, stream.height, stream.pix_fmt = 192, 32, "yuv422p10le"
         context = stream.codec_context
         context.color_primaries, context.color_trc, context.colorspace, context.color_range = 9, 18, 9, 1
