@@ -78,11 +78,6 @@ def positive_conds(model, words: PromptWords) -> set[Cond]:
     return {known for _, known in conds_where(model, lambda cond: cond.get(KEY) == words)}
 
 
-def as_sampler(function: Callable[..., Tensor]):
-    """A sampler function as a SAMPLER."""
-    return comfy.samplers.KSAMPLER(function)
-
-
 class ScheduledGuider(comfy.samplers.CFGGuider):
     """Core's classifier-free guidance, of a strength that changes evenly over the steps, from `cfg` at the first to `cfg_end` at the last."""
 
@@ -104,7 +99,7 @@ def run_sampler(
 ) -> Tensor:
     """Runs a sampler function in ComfyUI's chain, with progress, preview and cancellation.
 
-    function(model, x, sigmas, extra_args, callback, disable) gets the clip's own latent in model space as x (`frames_first`); what it returns goes
+    function(model, x, sigmas, extra_args, callback, disable) gets the clip's own latent in model space as x (`as_sampler`); what it returns goes
     through process_latent_out, which changes last bits, so callers keep the model-space latent themselves.
     latent: as LATENT holds it. Returns the sampled latent, as LATENT holds it."""
     guider = ScheduledGuider(model)
@@ -112,23 +107,23 @@ def run_sampler(
     guider.set_cfg(cfg, cfg_end)
     latent = latent.float()  # since 0.18 the host's VAE may give fp16
     samples = guider.sample(
-        torch.zeros_like(latent), latent, as_sampler(frames_first(model, function)), sigmas,
+        torch.zeros_like(latent), latent, as_sampler(model, function), sigmas,
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
     )  # fmt: skip
     return samples.to(comfy.model_management.intermediate_device())
 
 
-def frames_first(model, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A sampler function for core's chain, of one that sees frames as rows whatever the MODEL's family. Its x is the clip: where the noise is zero core
-    hands over signal * clip, for flow models from pure noise 0."""
+def as_sampler(model, function: Callable[..., Tensor]):
+    """A SAMPLER of a sampler function that sees [frames, channels, h, w], whatever the MODEL's family. Its x is the clip: where the noise is zero core
+    hands over signal * clip, which for a flow model that begins at pure noise is 0."""
     family = family_of(model)
 
     def sampled(denoiser, x, sigmas, extra_args, callback, disable):
-        told = callback and (lambda state: callback({**state, **{name: family.model_first(state[name]) for name in ("x", "denoised")}}))
+        shown = callback and (lambda state: callback({**state, **{name: family.model_first(state[name]) for name in ("x", "denoised")}}))
         clip = family.frames_first(denoiser.latent_image)
-        return family.model_first(function(FramesFirst(denoiser, family), clip, sigmas, extra_args, told, disable))
+        return family.model_first(function(FramesFirst(denoiser, family), clip, sigmas, extra_args, shown, disable))
 
-    return sampled
+    return comfy.samplers.KSAMPLER(sampled)
 
 
 class FramesFirst:

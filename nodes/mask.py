@@ -41,7 +41,7 @@ class CrossAttentionMask(io.ComfyNode):
                     options=list(THRESHOLDS),
                     default=HALF_HEIGHT,
                     tooltip="What heat is inside. half height: half way between background and object, found for the clip. otsu: wider. "
-                    "hysteresis: wider, but only components that somewhere exceed half height. fixed: the value of fixed_threshold.",
+                    "hysteresis: wider, but only connected areas that somewhere exceed half height. fixed: the value of fixed_threshold.",
                 ),
                 io.Float.Input("fixed_threshold", default=0.3, min=0.0, max=1.0, step=0.01, tooltip="For the threshold fixed."),
                 io.Boolean.Input(
@@ -57,7 +57,7 @@ class CrossAttentionMask(io.ComfyNode):
                     tooltip="How many frames to either side each frame agrees with, along the clip's optical flow, against flicker. Needs frames.",
                 ),
                 io.Int.Input(
-                    "objects", default=0, min=0, max=99, tooltip="Keeps so many of each frame's largest connected components; 0 keeps all."
+                    "objects", default=0, min=0, max=99, tooltip="Keeps so many of each frame's largest connected areas; 0 keeps all."
                 ),
                 io.Boolean.Input("fill_holes", default=False, tooltip="Fills what the mask encloses."),
                 grow_input(),

@@ -9,7 +9,7 @@ from ..blending.blend import SOLVERS, check_solver
 from ..host.blended import blended_function, check_guider
 from ..host.job import Job
 from ..host.leaks import collected_after_errors
-from ..host.sampling import as_sampler, frames_first, latent_out
+from ..host.sampling import as_sampler, latent_out
 from ..inversion.trajectory import Trajectory
 from .checks import check_model, check_prompts, check_run, check_structure, check_window
 from .common import CATEGORY, TrajectorySocket, checked, naming
@@ -115,6 +115,4 @@ class BlendedSamplerSelect(io.ComfyNode):
             return samples
 
         positive = [entry for edit in edits for entry in edit.positive]
-        return io.NodeOutput(
-            as_sampler(frames_first(model, function)), positive, own_sigmas, {"samples": latent_out(model, trajectory.clip)}
-        )
+        return io.NodeOutput(as_sampler(model, function), positive, own_sigmas, {"samples": latent_out(model, trajectory.clip)})

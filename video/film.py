@@ -19,7 +19,7 @@ import numpy as np
 from .colour import HLG, PQ, to_rgb
 from .orientation import orientation_of
 from .shown import Shown, Source, no_tick
-from .sound import heard
+from .sound import damage_note, heard
 from .timing import DISCONTINUOUS, NO_TIMESTAMPS, Clock, packets_of, sought, timing_of
 
 MISSING = 0.05  # of its length, at least half a second: if a file ends as much earlier than it says, some of it is lost
@@ -173,7 +173,7 @@ class Film(Source):
             if track:
                 self.notes["track"] = f"Sound track {track + 1} was read, since those before it hold nothing that can be decoded."
             if bad:
-                self.notes["sound"] = f"{bad} packet{'s' if bad > 1 else ''} of its sound could not be decoded. The file is damaged."
+                self.notes["sound"] = damage_note(bad)
             return (None, 0) if samples is None else (samples, rate)
         if refused:
             self.notes["track"] = f"Warning: the clip was read without its sound: {refused[0]}"

@@ -67,6 +67,11 @@ class Heard:
         return min(apart) > least or max(apart) < -least
 
 
+def damage_note(bad: int) -> str:
+    """Of a sound of which so many packets, at least one, gave no samples or none that are numbers."""
+    return f"{bad} packet{'s' if bad > 1 else ''} of its sound could not be decoded. The file is damaged."
+
+
 def heard(
     container, stream, pictures, origin: float, begin: float, end: float, tick: Callable[[], None] = no_tick
 ) -> tuple[np.ndarray | None, int, int]:

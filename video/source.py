@@ -18,7 +18,7 @@ from torch import Tensor
 from .colour import over_black
 from .film import Film, reading
 from .shown import Shown, Source, no_tick
-from .sound import heard
+from .sound import damage_note, heard
 from .timing import usual_of
 
 MOST_PIXELS, MOST_BYTES = 2**28, 2**31 - 1  # of a picture: as many as FFmpeg takes of a frame, and as OpenCV takes of a file
@@ -65,7 +65,9 @@ class Folder(Source):
         with reading(self.sound_file) as container:
             if not container.streams.audio:
                 return None, 0
-            samples, rate, _ = heard(container, container.streams.audio[0], None, 0.0, begin, end, tick)
+            samples, rate, bad = heard(container, container.streams.audio[0], None, 0.0, begin, end, tick)
+            if bad:
+                self.notes["sound"] = damage_note(bad)
             return (None, 0) if samples is None else (samples, rate)
 
 

@@ -5,6 +5,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -190,7 +191,7 @@ def test_samples_that_are_no_numbers_are_silent_and_counted(tmp_path):
     source = source_of_path(str(tmp_path / "a.mkv"))
     wave = load_clip(source).waveform[0, :8000]
     assert torch.isfinite(wave).all() and wave[100] == 0 and not wave[200:300].any() and (wave[300:400] == 0.25).all()
-    assert source.notes
+    assert "of its sound could not be decoded" in source.notes["sound"]
 
 
 def test_a_waveform_in_memory_that_holds_no_numbers_is_refused():
@@ -200,3 +201,18 @@ def test_a_waveform_in_memory_that_holds_no_numbers_is_refused():
     assert not load_clip(held, Stretch(count=4)).waveform.any()
     with pytest.raises(ValueError, match="the sound holds values that are not finite"):
         load_clip(held)
+
+
+def test_so_are_those_of_a_folders_sound(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((32, 48, 3), np.uint8))
+    samples = np.full((1, 8000), 0.25, np.float32)
+    samples[0, 50] = np.nan
+    with av.open(str(tmp_path / "sound.wav"), "w") as file:
+        audio = file.add_stream("pcm_f32le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+        frame.sample_rate = 8000
+        file.mux([*audio.encode(frame), *audio.encode()])
+    source = source_of_path(str(tmp_path))
+    wave = load_clip(source, Stretch(fps=10)).waveform[0]
+    assert torch.isfinite(wave).all() and wave[49] == 0.25 and wave[50] == 0
+    assert source.notes["sound"] == "1 packet of its sound could not be decoded. The file is damaged."
